@@ -1,0 +1,120 @@
+"""Many-body expansions in parallel: QCManyBody's numbers, on all cores of all nodes.
+
+``import qcmb_mpi`` registers the programs ``pyscf`` and ``tblite`` and the procedure
+``qcmb_mpi`` with QCEngine; it imports no MPI and no quantum chemistry program.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+
+    from qcmb_mpi.computer import (
+        ParallelManyBodyComputer,
+        ParallelMode,
+        iterate_molecules_by_level,
+        prepare_parallel_tasks,
+    )
+    from qcmb_mpi.errors import InputError, Interrupted, QcmbError, TasksFailed
+    from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+    from qcmb_mpi.execution.executors.local import (
+        FuturesExecutor,
+        MultiprocessingExecutor,
+        SequentialExecutor,
+        ThreadExecutor,
+    )
+    from qcmb_mpi.execution.executors.mpi import MPIExecutor
+    from qcmb_mpi.execution.tasks import ParallelTask, TaskResult, TaskStatus
+    from qcmb_mpi.expansion.graph import NBodyDependencyGraph
+    from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
+    from qcmb_mpi.scheduling.cost import LoadBalancer
+
+_HOMES = {
+    "computer": (
+        "ParallelManyBodyComputer",
+        "ParallelMode",
+        "iterate_molecules_by_level",
+        "prepare_parallel_tasks",
+    ),
+    "errors": ("InputError", "Interrupted", "QcmbError", "TasksFailed"),
+    "execution.executors.base": ("Executor", "ExecutorConfig"),
+    "execution.executors.local": (
+        "FuturesExecutor",
+        "MultiprocessingExecutor",
+        "SequentialExecutor",
+        "ThreadExecutor",
+    ),
+    "execution.executors.mpi": ("MPIExecutor",),
+    "execution.tasks": ("ParallelTask", "TaskResult", "TaskStatus"),
+    "expansion.graph": ("NBodyDependencyGraph",),
+    "report.closing": ("compute_execution_stats", "format_execution_summary"),
+    "scheduling.cost": ("LoadBalancer",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Executor",
+    "ExecutorConfig",
+    "FuturesExecutor",
+    "InputError",
+    "Interrupted",
+    "LoadBalancer",
+    "MPIExecutor",
+    "MultiprocessingExecutor",
+    "NBodyDependencyGraph",
+    "ParallelManyBodyComputer",
+    "ParallelMode",
+    "ParallelTask",
+    "QcmbError",
+    "SequentialExecutor",
+    "TaskResult",
+    "TaskStatus",
+    "TasksFailed",
+    "ThreadExecutor",
+    "compute_execution_stats",
+    "format_execution_summary",
+    "iterate_molecules_by_level",
+    "prepare_parallel_tasks",
+]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_own_process() -> bool:
+    """Whether this is our command or fork server, which register when they need to.
+
+    QCEngine takes a second to import; the command starts its fork server before that.
+    """
+    words = sys.orig_argv
+    if "-m" in words and words[words.index("-m") + 1 :][:1] == [__name__]:
+        return True
+    return any("qcmb_mpi.execution.forkserver" in w or w.endswith("qcmb-mpi") for w in words[:3])
+
+
+if not _is_own_process():
+    from qcmb_mpi.programs import register
+
+    register()
