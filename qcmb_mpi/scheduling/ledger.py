@@ -1,0 +1,363 @@
+"""The book of one task space: where every task stands, who holds it, what it costs.
+
+Rules of this file
+------------------
+1. Only :meth:`Ledger.move` changes a state, and only as the table ``MOVES`` allows.
+2. Five bytes a task (state and holder), two more if the ids of classes are interleaved; objects
+   only per class, and per task that failed.
+3. Every method is vectorised over ids; ids given to a method are unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcmb_mpi.errors import IllegalEvent
+from qcmb_mpi.scheduling.cost import CostModel
+from qcmb_mpi.scheduling.messages import (
+    ASSIGNED,
+    DONE,
+    MOVES,
+    QUARANTINED,
+    READY,
+    WAITING,
+    Ids,
+    SpaceAdded,
+    TaskClass,
+    TaskState,
+    as_ids,
+)
+
+NOBODY = -1
+_UNSEEN = 255
+
+Places = slice | NDArray[np.intp]
+Seconds = NDArray[np.float64]
+
+_LEGAL = frozenset((int(move.source), int(move.target)) for move in MOVES)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Tasks of a space by state; they always add up to ``n_tasks``."""
+
+    waiting: int
+    ready: int
+    assigned: int
+    done: int
+    quarantined: int
+
+    @property
+    def n_tasks(self) -> int:
+        """All of them."""
+        return self.waiting + self.ready + self.assigned + self.done + self.quarantined
+
+
+@dataclass(slots=True)
+class Trials:
+    """What a task that went wrong has been through."""
+
+    n_attempts: int = 0
+    n_deaths: int = 0
+    failed_on: set[int] = field(default_factory=set)
+
+
+class Ledger:
+    """Tasks of one space.
+
+    Parameters
+    ----------
+    event : SpaceAdded
+    model : CostModel
+    prior_doubt : float
+        What a prediction that nothing confirms may be wrong by, when a deadline is to be kept.
+
+    Raises
+    ------
+    IllegalEvent
+        The classes do not partition ``range(n_tasks)``, or a done id is not in it.
+    """
+
+    def __init__(self, event: SpaceAdded, model: CostModel, *, prior_doubt: float = 10.0) -> None:
+        self.space = event.space
+        self.classes = event.classes
+        self.n_tasks = sum(each.n_tasks for each in event.classes)
+        self.stages = np.array([each.stage for each in event.classes], dtype=np.int64)
+        self.memory_bytes = np.array([c.memory_bytes for c in event.classes], dtype=np.int64)
+        self.states = self._first_states()
+        self.holders = np.full(self.n_tasks, NOBODY, dtype=np.int32)
+        self.trials: dict[int, Trials] = {}
+        self.open_stages = dict.fromkeys(self.stages.tolist())
+        self.n_ready_of = np.zeros(len(event.classes), dtype=np.int64)
+        self.n_unsettled_of = np.zeros(len(event.classes), dtype=np.int64)
+        self._n_by_state: list[int] = []
+        self._doubt = prior_doubt
+        self._find_classes()
+        self._settle(as_ids(event.done))
+        self._recount()
+        self.recost(model)
+
+    # ------------------------------------------------------------- questions
+
+    def class_of(self, ids: Ids) -> NDArray[np.intp]:
+        """Return the class index of each id, shape (m,)."""
+        if self._class_of is not None:
+            return self._class_of[ids].astype(np.intp)
+        return self._in_order[self._starts.searchsorted(ids, side="right") - 1]
+
+    def checked(self, ids: Ids) -> Ids:
+        """Return int64 ids, each once, in the order given.
+
+        Raises
+        ------
+        IllegalEvent
+            One of them is not a task of this space.
+        """
+        ids = as_ids(ids)
+        if len(ids) == 1:
+            if 0 <= ids[0] < self.n_tasks:
+                return ids
+        elif not len(ids) or (ids.min() >= 0 and ids.max() < self.n_tasks):
+            if len(set(ids.tolist())) == len(ids):
+                return ids
+            return ids[np.sort(np.unique(ids, return_index=True)[1])]
+        wrong = ids[(ids < 0) | (ids >= self.n_tasks)][:3].tolist()
+        raise IllegalEvent(f"space {self.space} has tasks 0..{self.n_tasks - 1}, not {wrong}")
+
+    def new_results(self, ids: Ids, seconds: Seconds) -> tuple[Ids, Seconds]:
+        """Return the ids that were not done yet, each once, and their times.
+
+        Raises
+        ------
+        IllegalEvent
+            The arrays are not parallel, or an id is not a task of this space.
+        """
+        seconds = np.asarray(seconds, dtype=np.float64).reshape(-1)
+        if len(seconds) != len(ids):
+            raise IllegalEvent(f"{len(ids)} ids of space {self.space} with {len(seconds)} times")
+        new = self.checked(ids)
+        new = new[self.states[new] != DONE]
+        if len(new) < len(seconds):
+            time_of = dict(zip(as_ids(ids).tolist(), seconds.tolist(), strict=True))
+            seconds = np.array([time_of[task] for task in new.tolist()])
+        return new, seconds
+
+    def groups(self, ids: Ids) -> Iterator[tuple[int, Places]]:
+        """Yield each class index among ids, with what picks its ids from the array."""
+        if not len(ids):
+            return
+        classes = self.class_of(ids)
+        if len(ids) == 1 or (classes == classes[0]).all():
+            yield int(classes[0]), slice(None)
+            return
+        order = np.argsort(classes, kind="stable")
+        cuts = np.flatnonzero(np.diff(classes[order])) + 1
+        for part in np.split(order, cuts):
+            yield int(classes[part[0]]), part
+
+    def pending(self, index: int) -> Ids:
+        """Return the ids of a class that are waiting or ready."""
+        each = self.classes[index]
+        is_pending = self._states_of(each) <= READY
+        return as_ids(np.asarray(each.ids)[is_pending])
+
+    @property
+    def counts(self) -> Counts:
+        """Tasks by state."""
+        return Counts(*self._n_by_state)
+
+    @property
+    def n_ready(self) -> int:
+        """Tasks that could be assigned now."""
+        return self._n_by_state[READY]
+
+    @property
+    def n_assigned(self) -> int:
+        """Tasks that agents hold."""
+        return self._n_by_state[ASSIGNED]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every task is done or quarantined."""
+        settled = self._n_by_state[DONE] + self._n_by_state[QUARANTINED]
+        return settled == self.n_tasks
+
+    @property
+    def ready_s(self) -> float:
+        """Predicted seconds of all ready tasks."""
+        return float(self.n_ready_of @ self.cost_s)
+
+    @property
+    def unsettled_s(self) -> float:
+        """Predicted seconds of all tasks that are not done or quarantined."""
+        return float(self.n_unsettled_of @ self.cost_s)
+
+    def story(self, task: int) -> tuple[object, ...]:
+        """Return what is known of a task, for error messages."""
+        state = TaskState(int(self.states[task])).name.lower()
+        holder = int(self.holders[task])
+        where = f"task {task} of space {self.space} is {state}, held by {holder}"
+        return where, self.trials.get(task)
+
+    # --------------------------------------------------------------- changes
+
+    def move(self, ids: Ids, target: int) -> None:
+        """Put tasks into a state.
+
+        Raises
+        ------
+        IllegalEvent
+            The table ``MOVES`` has no such move.
+        """
+        sources = self.states[ids]
+        if len(ids) == 1 or (sources == sources[:1]).all():
+            parts = [(int(source), ids) for source in sources[:1]]
+        else:
+            parts = [(source, ids[sources == source]) for source in np.unique(sources).tolist()]
+        for source, part in parts:
+            if (source, target) not in _LEGAL:
+                message = f"a task cannot become {TaskState(target).name.lower()}"
+                raise IllegalEvent(message, story=self.story(int(part[0])))
+        for source, part in parts:
+            self._move_alike(part, source, target)
+
+    def release(self, index: int) -> None:
+        """Make the waiting tasks of a class ready."""
+        states = self._states_of(self.classes[index])
+        is_waiting = states == WAITING
+        n = int(np.count_nonzero(is_waiting))
+        states[is_waiting] = READY
+        if self._class_of is not None:  # a copy, unless a slice indexed it
+            self.states[_index(self.classes[index])] = states
+        self.n_ready_of[index] += n
+        self._n_by_state[WAITING] -= n
+        self._n_by_state[READY] += n
+
+    def n_unsettled_in(self, stage: int) -> int:
+        """Return how many tasks of a stage are not done or quarantined."""
+        return int(self.n_unsettled_of[self.stages == stage].sum())
+
+    def recost(self, model: CostModel) -> None:
+        """Take over what the model has learnt; ``cost_s`` and ``bound_s`` have shape (n_classes,).
+
+        ``bound_s`` is what is counted on when a deadline is to be kept: a prediction that no
+        measured time supports is divided by ``prior_doubt``, or nothing would ever be tried.
+        """
+        n = len(self.classes)
+        self.cost_s = np.empty(n)
+        self.bound_s = np.empty(n)
+        self.n_seen = np.zeros(n, dtype=np.int64)
+        for index, each in enumerate(self.classes):
+            cost_s = model.cost_s(each.key, each.cost_s, family=each.family)
+            is_known = model.is_family_calibrated(each.family)
+            self.cost_s[index] = cost_s
+            self.bound_s[index] = cost_s if is_known else cost_s / self._doubt
+            self.n_seen[index] = model.n_seen(each.key)
+
+    def check(self) -> None:
+        """Check that counters agree with the states.
+
+        Raises
+        ------
+        IllegalEvent
+            They do not.
+        """
+        found = np.bincount(self.states, minlength=len(TaskState)).tolist()
+        _require(found == self._n_by_state and sum(found) == self.n_tasks, "counts", self.counts)
+        is_held = self.holders != NOBODY
+        _require(np.array_equal(is_held, self.states == ASSIGNED), "holders", self.space)
+        ready = np.zeros(len(self.classes), dtype=np.int64)
+        unsettled = np.zeros(len(self.classes), dtype=np.int64)
+        for index, each in enumerate(self.classes):
+            states = self._states_of(each)
+            ready[index] = np.count_nonzero(states == READY)
+            unsettled[index] = np.count_nonzero(states < DONE)
+        _require(np.array_equal(ready, self.n_ready_of), "ready per class", self.space)
+        _require(np.array_equal(unsettled, self.n_unsettled_of), "left per class", self.space)
+
+    # -------------------------------------------------------------- internals
+
+    def _move_alike(self, ids: Ids, source: int, target: int) -> None:
+        """Move tasks that are all in one state."""
+        self.states[ids] = target
+        self._n_by_state[source] -= len(ids)
+        self._n_by_state[target] += len(ids)
+        ready = int(target == READY) - int(source == READY)
+        settled = int(source < DONE <= target)
+        for index, places in self.groups(ids) if ready or settled else ():
+            n = len(ids[places])
+            self.n_ready_of[index] += ready * n
+            self.n_unsettled_of[index] -= settled * n
+
+    def _first_states(self) -> NDArray[np.uint8]:
+        states = np.full(self.n_tasks, _UNSEEN, dtype=np.uint8)
+        for each in self.classes:
+            if each.n_tasks:
+                self._mark(states, each)
+        return states
+
+    def _mark(self, states: NDArray[np.uint8], each: TaskClass) -> None:
+        low, high = _bounds(each)
+        if low < 0 or high >= self.n_tasks:
+            raise IllegalEvent(
+                f"ids {low}..{high} in a space of {self.n_tasks} tasks", story=(each.key,)
+            )
+        index = _index(each)
+        is_repeated = not isinstance(index, slice) and len(np.unique(index)) < len(index)
+        if is_repeated or not (states[index] == _UNSEEN).all():
+            raise IllegalEvent(f"classes of space {self.space} overlap", story=(each.key,))
+        states[index] = WAITING
+
+    def _find_classes(self) -> None:
+        """Make id -> class cheap: by the starts of ranges, or by an array where ids interleave."""
+        indices = [_index(each) for each in self.classes]
+        self._class_of: NDArray[Any] | None = None
+        if all(isinstance(index, slice) for index in indices):
+            filled = [i for i, each in enumerate(self.classes) if each.n_tasks]
+            starts = np.array([self.classes[i].ids[0] for i in filled], dtype=np.int64)
+            order = np.argsort(starts)
+            self._starts = starts[order]
+            self._in_order = np.array(filled, dtype=np.intp)[order]
+            return
+        kind = np.uint16 if len(indices) <= 1 << 16 else np.uint32
+        self._class_of = np.zeros(self.n_tasks, dtype=kind)
+        for number, index in enumerate(indices):
+            self._class_of[index] = number
+
+    def _settle(self, done: Ids) -> None:
+        if len(done) and (done.min() < 0 or done.max() >= self.n_tasks):
+            raise IllegalEvent(f"done ids of space {self.space} exceed its {self.n_tasks} tasks")
+        self.states[done] = DONE
+
+    def _recount(self) -> None:
+        self._n_by_state = np.bincount(self.states, minlength=len(TaskState)).tolist()
+        for index, each in enumerate(self.classes):
+            n_left = np.count_nonzero(self._states_of(each) < DONE)
+            self.n_unsettled_of[index] = n_left
+
+    def _states_of(self, each: TaskClass) -> NDArray[np.uint8]:
+        return self.states[_index(each)]
+
+
+def _index(each: TaskClass) -> slice | NDArray[Any]:
+    """Return what indexes a class's tasks: a slice, which copies nothing, for a range."""
+    ids = each.ids
+    if isinstance(ids, range) and ids.step == 1:
+        return slice(ids.start, ids.stop)
+    return np.asarray(ids)
+
+
+def _bounds(each: TaskClass) -> tuple[int, int]:
+    if isinstance(each.ids, range):
+        return min(each.ids[0], each.ids[-1]), max(each.ids[0], each.ids[-1])
+    return int(each.ids.min()), int(each.ids.max())
+
+
+def _require(is_met: bool, what: str, *story: object) -> None:
+    if not is_met:
+        raise IllegalEvent(f"invariant broken: {what} disagree", story=story)

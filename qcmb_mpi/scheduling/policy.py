@@ -1,0 +1,100 @@
+"""What to do about a failed task: a function of its error class and its attempts.
+
+Rules of this file
+------------------
+1. No state: the scheduler counts attempts, this file only judges them.
+2. What would fail again in the same way is not tried again; what may be the place's fault is
+   tried at another place.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ErrorClass(enum.Enum):
+    """Why an attempt failed, as far as policy has to know."""
+
+    INPUT = "input"
+    RESOURCE = "resource"
+    CONVERGENCE = "convergence"
+    TRANSIENT = "transient"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    GARBAGE = "garbage"
+    MISSING_PROGRAM = "missing_program"
+    UNKNOWN = "unknown"
+
+
+class Decision(enum.Enum):
+    """What becomes of a task after a failed attempt."""
+
+    RETRY = "retry"
+    RETRY_ELSEWHERE = "retry elsewhere"
+    QUARANTINE = "quarantine"
+
+
+_QCENGINE_NAMES = {
+    "input_error": ErrorClass.INPUT,
+    "resource_error": ErrorClass.RESOURCE,
+    "convergence_error": ErrorClass.CONVERGENCE,
+    "random_error": ErrorClass.TRANSIENT,
+    "unknown_error": ErrorClass.UNKNOWN,
+}
+
+# Deterministic in the task itself (INPUT, CONVERGENCE) or too dear to repeat (TIMEOUT).
+_NEVER_RETRIED = frozenset({ErrorClass.INPUT, ErrorClass.CONVERGENCE, ErrorClass.TIMEOUT})
+_RETRIED_ONCE = frozenset({ErrorClass.RESOURCE, ErrorClass.GARBAGE, ErrorClass.UNKNOWN})
+
+
+def error_class_of(error_type: str) -> ErrorClass:
+    """Classify an error by its name.
+
+    Parameters
+    ----------
+    error_type : str
+        QCEngine's ``ComputeError.error_type`` or the value of an :class:`ErrorClass`.
+
+    Returns
+    -------
+    ErrorClass
+        ``UNKNOWN`` for a name that nobody here gave.
+    """
+    name = error_type.strip().lower()
+    if name in _QCENGINE_NAMES:
+        return _QCENGINE_NAMES[name]
+    try:
+        return ErrorClass(name)
+    except ValueError:
+        return ErrorClass.UNKNOWN
+
+
+def max_attempts(error: ErrorClass, n_retries: int) -> int:
+    """Return how often a task that keeps failing like this is tried in all (at least once)."""
+    if error in _NEVER_RETRIED:
+        return 1
+    if error in _RETRIED_ONCE:
+        return 1 + min(1, n_retries)
+    return 1 + n_retries
+
+
+def decide(error: ErrorClass, n_attempts: int, n_retries: int) -> Decision:
+    """Judge a failed attempt.
+
+    Parameters
+    ----------
+    error : ErrorClass
+        Of the attempt that just failed.
+    n_attempts : int
+        Attempts so far, this one included.
+    n_retries : int
+        Further attempts the user allows for errors that can pass.
+
+    Returns
+    -------
+    Decision
+        ``RETRY_ELSEWHERE`` is a preference: with one place alone, it is tried there again.
+    """
+    if n_attempts >= max_attempts(error, n_retries):
+        return Decision.QUARANTINE
+    return Decision.RETRY_ELSEWHERE

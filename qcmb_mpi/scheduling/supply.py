@@ -1,0 +1,319 @@
+"""How much goes to whom: guided self-scheduling with a lookahead that can be taken back.
+
+Rules of this file
+------------------
+1. An idle slot is always served if a ready task fits; lookahead only from what is then left over.
+2. Lookahead is measured in predicted seconds, limited by a share of the remaining work that
+   shrinks to nothing at the end, and, while a class has hardly been measured, by number.
+3. Nothing here changes a task's state for good: it assigns, and asks for unstarted work back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from qcmb_mpi.scheduling.agents import Agent
+from qcmb_mpi.scheduling.ledger import Ledger
+from qcmb_mpi.scheduling.messages import ASSIGNED, Assign, Ids, Retract
+from qcmb_mpi.scheduling.order import Limits, WorkQueue
+
+_N_CANDIDATES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """How a scheduler decides.
+
+    Parameters
+    ----------
+    n_retries : int
+        Further attempts for errors that can pass.
+    order : {"lpt", "level"}
+        Longest predicted task first, or lowest stage first.
+    is_stopping_on_failure : bool
+        Drain at the first task that is given up.
+    lookahead_s : float
+        Predicted seconds of unstarted work a slot should have at hand, to hide messages.
+    lookahead_tasks : int
+        Unstarted tasks a slot should have at hand however long they are; 0 together with
+        ``lookahead_s=0`` is plain list scheduling.
+    min_grain_s : float
+        Work that is worth a message: what a slot may have at hand even at the very end.
+    guided_factor : float
+        A slot's lookahead is at most its share of the ready work divided by this.
+    max_tasks_per_slot : int
+        Unstarted tasks a slot may have at hand however short they are.
+    max_deaths : int
+        Agents that may be lost while (possibly) running a task before it is given up.
+    deadline_safety : float
+        Predicted seconds are multiplied by this before they are compared with a deadline.
+    prior_doubt : float
+        A prediction that nothing measured supports is divided by this when a deadline is kept.
+    """
+
+    n_retries: int = 2
+    order: str = "lpt"
+    is_stopping_on_failure: bool = False
+    lookahead_s: float = 0.3
+    lookahead_tasks: int = 1
+    min_grain_s: float = 0.005
+    guided_factor: float = 2.0
+    max_tasks_per_slot: int = 1024
+    max_deaths: int = 3
+    deadline_safety: float = 1.5
+    prior_doubt: float = 10.0
+
+
+@dataclass(slots=True)
+class Pool:
+    """The state that scheduler and supply share.
+
+    Parameters
+    ----------
+    options : SchedulerOptions
+    agents : dict
+        The living ones, by number, in order of arrival.
+    books, queues : dict
+        Of spaces that are not finished, in order of arrival.
+    deadline_s : float
+        On the clock of ``now``; infinite when there is none.
+    n_slots : int
+        Of all living agents.
+    largest_bytes : int
+        The most memory that a task of any space so far is predicted to need.
+    """
+
+    options: SchedulerOptions
+    agents: dict[int, Agent] = field(default_factory=dict)
+    books: dict[int, Ledger] = field(default_factory=dict)
+    queues: dict[int, WorkQueue] = field(default_factory=dict)
+    deadline_s: float = np.inf
+    n_slots: int = 0
+    largest_bytes: int = 0
+
+    @property
+    def is_any_ready(self) -> bool:
+        """Whether a task could be assigned."""
+        return any(book.n_ready for book in self.books.values())
+
+
+class Supply:
+    """Gives work to agents and takes unstarted work back.
+
+    Parameters
+    ----------
+    pool : Pool
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        # Insertion-ordered sets: replaying the same events must visit agents in the same order.
+        self.hungry: dict[int, None] = {}
+        self._rich: dict[int, None] = {}
+        self._asked: dict[int, None] = {}
+
+    def note(self, agent: Agent) -> None:
+        """Take notice that an agent's holdings have changed."""
+        number = agent.number
+        can_give = bool(agent.n_unstarted and not agent.is_dry and not agent.asked)
+        _set(self.hungry, number, bool(agent.n_idle))
+        _set(self._rich, number, can_give)
+        _set(self._asked, number, bool(agent.asked))
+
+    def forget(self, number: int) -> None:
+        """Take notice that an agent is gone."""
+        for group in (self.hungry, self._rich, self._asked):
+            group.pop(number, None)
+
+    def top_up(self, agent: Agent, now: float) -> list[Assign]:
+        """Assign what an agent should have more."""
+        granted: dict[int, list[Ids]] = {}
+        for space, book in self._pool.books.items():
+            while book.n_ready and (ids := self._grant(agent, book, now)) is not None:
+                if len(ids):
+                    granted.setdefault(space, []).append(ids)
+        self.note(agent)
+        return [
+            Assign(agent.number, space, parts[0] if len(parts) == 1 else np.concatenate(parts))
+            for space, parts in granted.items()
+        ]
+
+    def relieve(self) -> list[Retract]:
+        """Ask agents with unstarted work to give it back while others have nothing to do."""
+        n_wanted = len(self.hungry) - len(self._asked)
+        if n_wanted <= 0 or not self._rich:
+            return []
+        room = self._largest_room()
+        candidates = [self._pool.agents[number] for number in islice(self._rich, _N_CANDIDATES)]
+        candidates = [agent for agent in candidates if self._is_worth_asking(agent, room)]
+        candidates.sort(key=lambda agent: -agent.unstarted_s(self._pool.books))
+        return [self.ask(agent, self._main_space(agent)) for agent in candidates[:n_wanted]]
+
+    def ask(self, agent: Agent, space: int) -> Retract:
+        """Ask an agent for its unstarted tasks of a space."""
+        agent.asked.add(space)
+        self.note(agent)
+        return Retract(agent.number, space)
+
+    def ask_all(self) -> list[Retract]:
+        """Ask every agent for everything unstarted."""
+        return [
+            self.ask(agent, space)
+            for agent in self._pool.agents.values()
+            for space in agent.spaces
+            if space not in agent.asked
+        ]
+
+    def is_out_of_time(self, now: float) -> bool:
+        """Tell whether no ready task can end before the deadline, or it has passed."""
+        left_s = self._left_s(now)
+        if left_s == np.inf:
+            return False
+        if left_s <= 0:
+            return True
+        shortest = [
+            book.bound_s[book.n_ready_of > 0].min()
+            for book in self._pool.books.values()
+            if book.n_ready
+        ]
+        return bool(shortest) and min(shortest) > left_s
+
+    # ------------------------------------------------------------------- grant
+
+    def _grant(self, agent: Agent, book: Ledger, now: float) -> Ids | None:
+        """Assign tasks of one class; None if none is to be had or wanted.
+
+        No ids at all means that what was offered is settled already: ask again.
+        """
+        if not agent.n_idle and not self._is_short(agent):
+            return None
+        queue = self._pool.queues[book.space]
+        offer = queue.best(self._limits(agent, now, book))
+        if offer is None:
+            return None
+        index = offer.class_index
+        n = agent.n_idle + self._n_ahead(agent, book, index)
+        n = min(n, self._n_in_time(agent, book, index, now))
+        if not self._is_roomy(agent):
+            n = agent.n_fitting(int(book.memory_bytes[index]), n, self._pool.books)
+        if n <= 0:
+            return None
+        ids = queue.take(offer, n)
+        if len(ids):
+            book.move(ids, ASSIGNED)
+            book.holders[ids] = agent.number
+            agent.add(book.space, index, ids)
+        return ids
+
+    def _is_short(self, agent: Agent) -> bool:
+        """Tell whether an agent without idle slots may have less lookahead than it should."""
+        options = self._pool.options
+        if agent.n_unstarted < options.lookahead_tasks * agent.n_slots:
+            return True
+        return agent.unstarted_s(self._pool.books) < 0.5 * options.lookahead_s * agent.n_slots
+
+    def _n_ahead(self, agent: Agent, book: Ledger, index: int) -> int:
+        """Return how many tasks of a class an agent should get beyond its idle slots."""
+        options = self._pool.options
+        share_n, share_s = self._shares(agent.n_idle)
+        n = options.lookahead_tasks * agent.n_slots - agent.n_unstarted if share_n >= 1 else 0
+        aim_s = agent.n_slots * min(options.lookahead_s, max(share_s, options.min_grain_s))
+        have_s = agent.unstarted_s(self._pool.books)
+        if have_s <= 0.5 * aim_s:  # in one message what would else be many
+            n = max(n, int((aim_s - have_s) / float(book.cost_s[index])))
+        # A prediction may be wrong by 100: the number grows only as fast as what was measured.
+        trusted = options.lookahead_tasks + int(book.n_seen[index])
+        most = min(trusted, options.max_tasks_per_slot) * agent.n_slots - agent.n_unstarted
+        return max(0, min(n, most))
+
+    def _shares(self, n_idle: int) -> tuple[float, float]:
+        """Return a slot's guided share of the ready work, as a number and in seconds.
+
+        The number is without the ``n_idle`` tasks that go to idle slots first. It stops adding
+        where both are more than anyone can want.
+        """
+        options = self._pool.options
+        n_sharing = max(1, self._pool.n_slots) * options.guided_factor
+        share_n, share_s = -n_idle / n_sharing, 0.0
+        for book in self._pool.books.values():
+            if book.n_ready:
+                share_n += book.n_ready / n_sharing
+                share_s += book.ready_s / n_sharing
+            if share_n >= 1 and share_s >= options.lookahead_s:
+                break
+        return share_n, share_s
+
+    def _limits(self, agent: Agent, now: float, book: Ledger) -> Limits:
+        left_s = self._left_s(now)
+        if left_s < np.inf and not agent.n_idle:
+            left_s -= agent.held_s(self._pool.books) / agent.n_slots
+
+        def is_avoiding(avoid: frozenset[int], index: int) -> bool:
+            return agent.number in avoid and self._has_other(avoid, int(book.memory_bytes[index]))
+
+        return Limits(left_s, self._room_bytes(agent), is_avoiding)
+
+    def _is_roomy(self, agent: Agent) -> bool:
+        """Tell whether an agent can hold the largest tasks of all in every slot."""
+        limit = agent.memory_bytes
+        return not limit or agent.n_slots * self._pool.largest_bytes <= limit
+
+    def _room_bytes(self, agent: Agent) -> float:
+        return np.inf if self._is_roomy(agent) else agent.room_bytes(self._pool.books)
+
+    def _has_other(self, avoid: frozenset[int], task_bytes: int) -> bool:
+        """Tell whether an agent outside ``avoid`` could ever hold a task."""
+        return any(
+            number not in avoid and (not agent.memory_bytes or task_bytes <= agent.memory_bytes)
+            for number, agent in self._pool.agents.items()
+        )
+
+    def _left_s(self, now: float) -> float:
+        """Return the longest prediction that still ends before the deadline."""
+        return (self._pool.deadline_s - now) / self._pool.options.deadline_safety
+
+    def _n_in_time(self, agent: Agent, book: Ledger, index: int, now: float) -> int:
+        """Return how many tasks of a class an agent could end before the deadline."""
+        left_s = self._left_s(now)
+        if left_s == np.inf:
+            return book.n_tasks
+        bound_s = max(float(book.bound_s[index]), 1e-9)
+        queued_s = agent.held_s(self._pool.books)
+        n_ahead = int((agent.n_slots * (left_s - bound_s) - queued_s) / bound_s)
+        return agent.n_idle + max(0, n_ahead)
+
+    # ----------------------------------------------------------------- relieve
+
+    def _largest_room(self) -> float:
+        room = 0.0
+        for number in self.hungry:
+            room = max(room, self._room_bytes(self._pool.agents[number]))
+            if room == np.inf:
+                break
+        return room
+
+    def _is_worth_asking(self, agent: Agent, room: float) -> bool:
+        """Tell whether an agent has unstarted work that is long, or unknown, and fits elsewhere."""
+        books = self._pool.books
+        fits = [key for key in agent.load if books[key[0]].memory_bytes[key[1]] <= room]
+        is_unknown = any(not books[space].n_seen[index] for space, index in fits)
+        is_long = agent.unstarted_s(books) >= self._pool.options.min_grain_s
+        return bool(fits) and (is_long or is_unknown)
+
+    def _main_space(self, agent: Agent) -> int:
+        """Return the space that most of an agent's predicted seconds belong to."""
+        books = self._pool.books
+        seconds: dict[int, float] = {}
+        for (space, index), n in agent.load.items():
+            seconds[space] = seconds.get(space, 0.0) + n * float(books[space].cost_s[index])
+        return max(seconds, key=lambda space: seconds[space])
+
+
+def _set(group: dict[int, None], number: int, is_member: bool) -> None:
+    if is_member:
+        group.setdefault(number)
+    else:
+        group.pop(number, None)

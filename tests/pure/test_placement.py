@@ -1,0 +1,108 @@
+"""Slots times threads: what is chosen, and the sentence that says why."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from qcmb_mpi.scheduling.messages import TaskClass
+from qcmb_mpi.scheduling.placement import choose_layout, speedup
+
+
+def classes(*sizes: tuple[int, float], memory_bytes: int = 0) -> list[TaskClass]:
+    ends = list(itertools.accumulate((n for n, _ in sizes), initial=0))
+    return [
+        TaskClass(0, range(start, start + n), cost_s, memory_bytes)
+        for start, (n, cost_s) in zip(ends, sizes, strict=False)
+    ]
+
+
+def test_many_small_tasks_get_a_core_each() -> None:
+    layout = choose_layout(classes((16, 0.1), (120, 0.3), (560, 1.0)), 4, 8_000_000_000)
+    assert (layout.n_slots, layout.n_threads) == (4, 1)
+    assert layout.memory_per_slot_bytes == 2_000_000_000
+    assert layout.reason.startswith("4 slots x 1 thread because 696 tasks >= 4 x 4 slots")
+
+
+def test_one_large_task_gets_all_cores() -> None:
+    layout = choose_layout(classes((1, 100.0)), 8)
+    assert (layout.n_slots, layout.n_threads, layout.memory_per_slot_bytes) == (1, 8, 0)
+    assert "1 slot x 8 threads because 1 task, the longest being 100% of all work" in layout.reason
+
+
+def test_few_equal_tasks_are_not_left_with_a_ragged_end() -> None:
+    # Five tasks one core each take two rounds on four cores; two at a time, three shorter ones.
+    layout = choose_layout(classes((5, 10.0)), 4, parallel_fraction=1.0)
+    assert layout.n_slots < 4
+    four = choose_layout(classes((4, 10.0)), 4)
+    assert (four.n_slots, four.n_threads) == (4, 1)
+    assert "4 tasks on 4 cores are done soonest one core each" in four.reason
+
+
+def test_programs_that_do_not_thread_get_one_core() -> None:
+    layout = choose_layout(classes((2, 10.0)), 8, thread_limit=1)
+    assert (layout.n_slots, layout.n_threads) == (8, 1)
+
+
+def test_agents_share_the_work() -> None:
+    assert choose_layout(classes((8, 10.0)), 4, n_agents=8, parallel_fraction=1.0).n_threads == 4
+    assert choose_layout(classes((4000, 10.0)), 4, n_agents=8).n_threads == 1
+
+
+@pytest.mark.parametrize("empty", [[], classes((0, 1.0))])
+def test_nothing_to_do(empty: list[TaskClass]) -> None:
+    layout = choose_layout(empty, 4)
+    assert (layout.n_slots, layout.n_threads) == (4, 1)
+    assert layout.reason.endswith("there is nothing to do")
+
+
+def test_memory_limits_slots_and_the_rest_of_the_cores_make_them_wider() -> None:
+    layout = choose_layout(classes((100, 1.0), memory_bytes=3_000_000_000), 8, 8_000_000_000)
+    assert (layout.n_slots, layout.n_threads) == (2, 4)
+    assert "no more slots because a task may need 3 GB" in layout.reason
+
+
+def test_a_task_that_never_fits_still_gets_a_layout() -> None:
+    assert choose_layout(classes((10, 1.0), memory_bytes=9_000), 4, 1_000).n_slots == 1
+
+
+def test_the_users_numbers_stand() -> None:
+    work = classes((100, 1.0))
+    both = choose_layout(work, 4, n_workers=6, n_threads=3)
+    assert (both.n_slots, both.n_threads) == (6, 3)
+    assert both.reason == "6 slots x 3 threads because both numbers were asked for"
+    workers = choose_layout(work, 4, n_workers=2)
+    assert (workers.n_slots, workers.n_threads) == (2, 2)
+    assert "2 slots were asked for" in workers.reason
+    assert choose_layout(work, 4, n_workers=8).n_threads == 1
+    assert choose_layout(work, 4, n_workers=1, thread_limit=1).n_threads == 1
+    threads = choose_layout(work, 4, n_threads=2)
+    assert (threads.n_slots, threads.n_threads) == (2, 2)
+    assert "2 threads per task were asked for" in threads.reason
+    assert choose_layout(work, 4, n_threads=9).n_slots == 1
+
+
+@pytest.mark.parametrize("n_cores", [1, 3, 6, 64])
+@pytest.mark.parametrize("n_tasks", [1, 2, 5, 100, 100_000])
+@pytest.mark.parametrize("memory_bytes", [None, 10_000])
+def test_never_more_threads_than_cores_nor_more_memory_than_there_is(
+    n_cores: int, n_tasks: int, memory_bytes: int | None
+) -> None:
+    work = classes((n_tasks, 2.0), (1, 50.0), memory_bytes=3_000)
+    layout = choose_layout(work, n_cores, memory_bytes)
+    assert 1 <= layout.n_slots * layout.n_threads <= n_cores
+    if memory_bytes:
+        assert layout.n_slots * 3_000 <= memory_bytes
+
+
+@pytest.mark.parametrize("name", ["n_cores", "n_workers", "n_threads", "thread_limit", "n_agents"])
+def test_numbers_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        choose_layout([], **{"n_cores": 4, name: 0})  # type: ignore[arg-type]
+
+
+def test_speedup_is_amdahls() -> None:
+    assert speedup(1, 0.7) == 1
+    assert speedup(4, 1.0) == 4
+    assert speedup(10**9, 0.9) == pytest.approx(10)

@@ -1,0 +1,126 @@
+"""The real scheduler on machines that do not exist."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcmb_mpi.scheduling import messages as m
+from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.scheduler import SchedulerOptions
+from qcmb_mpi.scheduling.simulate import Faults, Machine, SimulationResult, simulate
+
+NO_LOOKAHEAD = SchedulerOptions(lookahead_s=0.0, lookahead_tasks=0)
+
+
+def run(n: int, cost_s: float, machine: Machine, **more: object) -> SimulationResult:
+    rng = np.random.default_rng(7)
+    work = [m.TaskClass(0, range(n), cost_s, key="k")]
+    return simulate(work, machine, rng=rng, **more)  # type: ignore[arg-type]
+
+
+def test_equal_tasks_without_latency_take_exactly_their_rounds() -> None:
+    result = run(12, 2.0, Machine(2, 2), options=NO_LOOKAHEAD)
+    assert result.makespan_s == pytest.approx(6.0)
+    assert result.lower_bound_s == result.makespan_s
+    assert result.efficiency == 1
+    assert (result.n_done, result.n_computed, result.busy_s) == (12, 12, 24.0)
+
+
+def test_nothing_to_do() -> None:
+    result = simulate([], Machine(2), rng=np.random.default_rng(0))
+    assert (result.makespan_s, result.n_done, result.efficiency) == (0, 0, 1)
+
+
+def test_same_seed_same_run_to_the_bit() -> None:
+    faults = Faults(0.02, straggler_probability=0.05, losses=((5.0, 1),))
+    runs = [
+        run(300, 1.0, Machine(4, 2, message_s=0.01), jitter=0.5, faults=faults, is_recorded=True)
+        for _ in range(2)
+    ]
+    assert runs[0].events == runs[1].events
+    assert runs[0].makespan_s == runs[1].makespan_s
+
+
+def test_lookahead_hides_messages() -> None:
+    machine = Machine(4, 1, message_s=0.005)
+    plain = run(400, 0.02, machine, options=NO_LOOKAHEAD)
+    ahead = run(400, 0.02, machine)
+    assert plain.efficiency == pytest.approx(2 / 3, abs=0.02)
+    assert ahead.efficiency > 0.97
+
+
+def test_tiny_tasks_need_few_messages_and_keep_slots_busy() -> None:
+    result = run(20_000, 0.001, Machine(4, 4, message_s=2e-4, report_s=0.02), jitter=0.2)
+    assert result.efficiency > 0.95
+    assert result.n_messages < 1000
+    assert result.n_done == result.n_computed == 20_000
+
+
+@pytest.mark.parametrize("bias", [0.01, 1.0, 100.0])
+def test_predictions_wrong_by_a_hundred_cost_little(bias: float) -> None:
+    result = run(3000, 0.1, Machine(4, 2, message_s=1e-4), bias=bias, jitter=0.3)
+    assert result.efficiency > 0.97
+
+
+def test_a_busy_master_delays_everybody() -> None:
+    quick = run(500, 0.01, Machine(16, 1, step_s=1e-5))
+    slow = run(500, 0.01, Machine(16, 1, step_s=5e-3))
+    assert slow.makespan_s > 2 * quick.makespan_s
+    assert slow.makespan_s >= 500 * 5e-3
+    assert slow.master_s == pytest.approx(slow.n_events * 5e-3)
+
+
+def test_stragglers_take_longer() -> None:
+    faults = Faults(straggler_probability=0.1, straggler_factor=20.0)
+    result = run(1000, 1.0, Machine(10), faults=faults)
+    assert result.busy_s == pytest.approx(1000 * (0.9 + 0.1 * 20), rel=0.3)
+    assert result.lower_bound_s == max(20.0, result.busy_s / 10)
+
+
+def test_everything_ends_in_spite_of_faults() -> None:
+    faults = Faults(0.05, losses=((1.0, 0), (3.0, 3), (3.0, 2), (60.0, 1)))
+    machine = Machine(5, 3, message_s=0.01, report_s=0.05)
+    result = run(600, 0.5, machine, jitter=1.0, faults=faults, is_checked=True)
+    assert result.n_done + result.n_quarantined == 600
+    assert result.n_quarantined < 5
+    assert result.n_computed > 600
+
+
+def test_tasks_that_always_fail_are_given_up() -> None:
+    faults = Faults(1.0, error=ErrorClass.TRANSIENT)
+    result = run(20, 0.5, Machine(3), faults=faults, options=SchedulerOptions(n_retries=1))
+    assert (result.n_quarantined, result.n_computed) == (20, 40)
+
+
+def test_all_agents_lost_is_an_end_too() -> None:
+    result = run(20, 1.0, Machine(2), faults=Faults(losses=((2.5, 0), (2.5, 1))))
+    assert result.n_done == 4
+
+
+def test_a_deadline_is_kept_and_the_time_before_it_used() -> None:
+    result = run(5000, 1.0, Machine(10, 4, message_s=1e-3), jitter=0.2, deadline_s=60.0)
+    assert 55 < result.makespan_s < 61
+    assert 40 * 55 < result.n_done < 40 * 60
+
+
+def test_unstarted_work_is_taken_back_for_who_has_none() -> None:
+    # Times scatter by a factor of ten: at the end one agent sits on a task that others could start.
+    result = run(60, 1.0, Machine(6, 1, message_s=0.01), jitter=2.0)
+    assert result.n_retracts >= 1
+    assert result.n_computed == result.n_done == 60
+
+
+def test_memory_of_agents_is_respected() -> None:
+    work = [m.TaskClass(0, range(40), 1.0, 60, key="a"), m.TaskClass(0, range(40, 80), 1.0, 20)]
+    result = simulate(
+        work, Machine(2, 4, memory_bytes=100), rng=np.random.default_rng(1), is_checked=True
+    )
+    assert result.n_done == 80
+    assert result.makespan_s == 20  # a large one beside two small ones
+
+
+def test_a_hundred_thousand_slots_start_and_end() -> None:
+    result = run(2000, 10.0, Machine(500, 200, message_s=1e-3, report_s=0.1), jitter=0.5)
+    assert result.n_done == 2000
+    assert result.n_events < 4000
