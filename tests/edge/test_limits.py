@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qcmb_mpi.errors import InputError
+from qcmb_mpi.machine.limits import format_memory, parse_memory, read_limits
+from tests.edge.fake_machine import Machine, Process, build_cgroups, build_processes, write
+
+MIB, GIB = 2**20, 2**30
+V1, V2 = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A host ``n1`` with 8 CPUs and 16 GiB, nothing limited."""
+    Machine(n_cores_per_domain=8).build(tmp_path)
+    build_processes(tmp_path, Process("self", "python", "0-7"), Process("5", "bash", "0-7"))
+    limits = (
+        "Limit Soft Hard Units\nMax address space         unlimited            unlimited bytes\n"
+    )
+    return write(
+        tmp_path,
+        {"proc/sys/kernel/hostname": "n1.cluster.org\n", "proc/self/limits": limits},
+    )
+
+
+def granted(root: Path, **environ: str) -> tuple[int, int]:
+    limits = read_limits(root, environ)
+    return limits.n_cpus, limits.memory_bytes
+
+
+def test_nothing_limited(root: Path) -> None:
+    limits = read_limits(root, {})
+    assert limits.cpus == set(range(8))
+    assert limits.is_mask_exact
+    assert limits.notes == ("8 CPUs by the affinity mask 0-7", "16 GiB by the machine's total")
+    assert granted(root) == (8, 16 * GIB)
+
+
+def test_nothing_known(tmp_path: Path) -> None:
+    limits = read_limits(tmp_path, {})
+    assert (limits.n_cpus, limits.memory_bytes) == (1, psutil.virtual_memory().total)
+
+
+def test_this_process() -> None:
+    limits = read_limits()
+    assert 1 <= limits.n_cpus <= len(limits.cpus)
+    assert limits.memory_bytes > 2**26
+
+
+# ----------------------------------------------------------------------------------------- cgroups
+
+JOB = "/slurm/uid_0/job_4"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({f"cpu{JOB}/step_0/cpu.cfs_quota_us": "150000"}, (2, 16 * GIB)),
+        ({f"cpu{JOB}/step_0/cpu.cfs_quota_us": "-1"}, (8, 16 * GIB)),
+        ({f"cpu{JOB}/step_0/cpu.cfs_quota_us": "1000"}, (1, 16 * GIB)),
+        ({"cpu/slurm/cpu.cfs_quota_us": "300000"}, (3, 16 * GIB)),
+        (
+            {f"cpu{JOB}/cpu.cfs_quota_us": "500000", "cpu/slurm/cpu.cfs_quota_us": "400000"},
+            (4, 16 * GIB),
+        ),
+        ({f"memory{JOB}/step_0/memory.limit_in_bytes": "9223372036854771712"}, (8, 16 * GIB)),
+        ({f"memory{JOB}/memory.limit_in_bytes": str(300 * MIB)}, (8, 300 * MIB)),
+        (
+            {
+                f"memory{JOB}/step_0/memory.limit_in_bytes": "9223372036854771712",
+                f"memory{JOB}/memory.limit_in_bytes": str(300 * MIB),
+                "memory/slurm/memory.limit_in_bytes": str(200 * MIB),
+                "memory/memory.limit_in_bytes": "not a number",
+            },
+            (8, 200 * MIB),
+        ),
+    ],
+)
+def test_version_1(files: dict[str, str], expected: tuple[int, int], root: Path) -> None:
+    build_cgroups(root, v1=f"{JOB}/step_0")
+    periods = {
+        f"{V1}/{name.replace('quota', 'period')}": "100000\n" for name in files if "quota" in name
+    }
+    write(root, {f"{V1}/{name}": text + "\n" for name, text in files.items()} | periods)
+    assert granted(root) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a/b/cpu.max": "max 100000", "a/b/memory.max": "max"}, (8, 16 * GIB)),
+        ({"a/b/cpu.max": "250000 100000", "a/memory.max": str(GIB)}, (3, GIB)),
+        ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, (2, 16 * GIB)),
+        ({"a/cpu.max": "50000 100000"}, (1, 16 * GIB)),
+        ({"a/b/memory.max": str(3 * GIB), "a/memory.max": str(2 * GIB)}, (8, 2 * GIB)),
+        ({"a/b/cpu.max": "", "a/b/memory.max": "0"}, (8, 16 * GIB)),
+    ],
+)
+def test_version_2(files: dict[str, str], expected: tuple[int, int], root: Path) -> None:
+    build_cgroups(root, v2="/a/b")
+    write(root, {f"{V2}/{name}": text + "\n" for name, text in files.items()})
+    assert granted(root) == expected
+
+
+def test_both_versions_at_once(root: Path) -> None:
+    build_cgroups(root, v1="/job", v2="/job")
+    write(root, {f"{V1}/memory/job/memory.limit_in_bytes": f"{GIB}\n"})
+    write(root, {f"{V2}/job/cpu.max": "100000 100000\n"})
+    limits = read_limits(root, {})
+    assert (limits.n_cpus, limits.memory_bytes) == (1, GIB)
+    assert limits.notes[0] == "1 CPUs by /sys/fs/cgroup/unified/job/cpu.max"
+    assert limits.notes[2] == "1 GiB by /sys/fs/cgroup/memory/job/memory.limit_in_bytes"
+
+
+@pytest.mark.parametrize(
+    ("path", "mount_root"),
+    [
+        ("/docker/abc/job", "/docker/abc"),  # a container that sees its own part of the tree
+        ("/", "/"),
+        ("/../..", "/"),  # another cgroup namespace's path
+        ("/elsewhere", "/docker/abc"),
+    ],
+)
+def test_containers(path: str, mount_root: str, root: Path) -> None:
+    build_cgroups(root, v2=path, mount_root=mount_root)
+    write(root, {f"{V2}/memory.max": f"{GIB}\n"})
+    assert granted(root) == (8, GIB)
+
+
+# ------------------------------------------------------------------------------------------- batch
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "4"}, (4, 16 * GIB)),
+        ({"SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "300"}, (8, 300 * MIB)),
+        ({"SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "0"}, (8, 16 * GIB)),
+        (
+            {"SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "2"},
+            (2, 1000 * MIB),
+        ),
+        ({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "300"}, (8, 16 * GIB)),  # no job
+        ({"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "many"}, (8, 16 * GIB)),
+        ({"PBS_JOBID": "1.lab", "NCPUS": "3"}, (3, 16 * GIB)),
+        ({"NCPUS": "3"}, (8, 16 * GIB)),
+        ({"PBS_JOBID": "1.lab", "PBS_NODEFILE": "/nodes"}, (2, 16 * GIB)),
+        ({"PBS_JOBID": "1.lab", "PBS_NODEFILE": "/nodes", "NCPUS": "6"}, (6, 16 * GIB)),
+        ({"PBS_JOBID": "1.lab", "PBS_NODEFILE": "/missing"}, (8, 16 * GIB)),
+        ({"LSB_DJOB_NUMPROC": "5"}, (5, 16 * GIB)),
+        ({"LSB_DJOB_NUMPROC": "9", "LSB_MCPU_HOSTS": "n2 6 n1 3"}, (3, 16 * GIB)),
+        ({"LSB_DJOB_NUMPROC": "4", "LSB_MCPU_HOSTS": "alias 4"}, (4, 16 * GIB)),
+        ({"LSB_DJOB_NUMPROC": "4", "LSB_MCPU_HOSTS": "n2 2 n3 2"}, (8, 16 * GIB)),
+        ({"NSLOTS": "3", "JOB_ID": "7"}, (3, 16 * GIB)),
+        ({"NSLOTS": "3"}, (8, 16 * GIB)),
+        ({"NSLOTS": "6", "NHOSTS": "2", "PE_HOSTFILE": "/pe"}, (4, 16 * GIB)),
+        ({"NSLOTS": "6", "NHOSTS": "2", "JOB_ID": "7"}, (8, 16 * GIB)),
+    ],
+)
+def test_batch_systems(environ: dict[str, str], expected: tuple[int, int], root: Path) -> None:
+    write(
+        root,
+        {
+            "nodes": "n1.cluster.org\nn1.cluster.org\nn2\n",
+            "pe": "n1.cluster.org 4 all.q@n1 UNDEFINED\nn2 2 all.q@n2 UNDEFINED\nbroken\n",
+        },
+    )
+    assert granted(root, **environ) == expected
+
+
+def test_fewer_cpus_than_the_mask_are_not_pinned_to(root: Path) -> None:
+    limits = read_limits(root, {"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "4"})
+    assert len(limits.cpus) == 8
+    assert not limits.is_mask_exact
+    assert limits.notes[0] == "4 CPUs by Slurm (SLURM_CPUS_ON_NODE)"
+
+
+def test_address_space_limit(root: Path) -> None:
+    write(root, {"proc/self/limits": f"Max address space   {GIB}   unlimited   bytes\n"})
+    limits = read_limits(root, {})
+    assert limits.memory_bytes == GIB
+    assert "1 GiB by RLIMIT_AS (ulimit -v)" in limits.notes
+
+
+def test_a_binding_can_be_respected(root: Path) -> None:
+    build_processes(root, Process("self", "python", "3"), Process("5", "prted", "0-7"))
+    assert read_limits(root, {}).n_cpus == 8
+    assert read_limits(root, {}, is_binding_respected=True).cpus == {3}
+
+
+def test_limits_travel_between_ranks(root: Path) -> None:
+    limits = read_limits(root, {})
+    assert pickle.loads(pickle.dumps(limits)) == limits
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("8GB", 8 * 10**9),
+        ("900MiB", 900 * MIB),
+        ("4G", 4 * GIB),
+        ("4g", 4 * GIB),
+        ("1.5 GiB", 3 * GIB // 2),
+        ("512k", 512 * 1024),
+        ("2TB", 2 * 10**12),
+        ("123", 123),
+        (" 123B ", 123),
+        (4096, 4096),
+        ("9007199254740993", 9007199254740993),
+    ],
+)
+def test_parse_memory(text: str | int, n_bytes: int) -> None:
+    assert parse_memory(text) == n_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1GB", "8 apples", "8GBs", "1e9", "nan", "0", "0.1", 0, -5, "８GB x"]
+)
+def test_a_wrong_memory_size_names_the_option(text: str | int) -> None:
+    with pytest.raises(InputError, match=r"--memory: .*accepted: a number of bytes") as caught:
+        parse_memory(text)
+    assert caught.value.exit_code == 2
+
+
+def test_format_memory() -> None:
+    assert [format_memory(n) for n in (0, 1023, 1536, 5 * MIB, 24 * GIB, 3 * 2**40)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 KiB",
+        "5 MiB",
+        "24 GiB",
+        "3 TiB",
+    ]
