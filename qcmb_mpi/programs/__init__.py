@@ -1,0 +1,38 @@
+"""QC programs: harnesses for QCEngine, and what is known of every program.
+
+:func:`register` gives QCEngine the programs ``pyscf`` and ``tblite`` and the procedure
+``qcmb_mpi``. A name that QCEngine (or the user) already holds is left alone: theirs is used.
+
+Rules of this file
+------------------
+1. Importing it imports nothing heavy; :func:`register` imports QCEngine, never a QC program.
+"""
+
+from __future__ import annotations
+
+
+def register() -> dict[str, bool]:
+    """Register our harnesses with QCEngine; calling it again changes nothing.
+
+    Returns
+    -------
+    dict
+        Program or procedure name -> whether QCEngine now runs ours under that name.
+    """
+    from qcengine.procedures.base import procedures, register_procedure
+    from qcengine.programs.base import programs, register_program
+
+    from qcmb_mpi.programs.procedure import ManyBodyProcedure
+    from qcmb_mpi.programs.pyscf import PySCFHarness
+    from qcmb_mpi.programs.tblite import TBLiteHarness
+
+    is_ours = {}
+    for harness in (PySCFHarness(), TBLiteHarness()):
+        if harness.name not in programs:
+            register_program(harness)
+        is_ours[harness.name] = isinstance(programs[harness.name], type(harness))
+    procedure = ManyBodyProcedure()
+    if procedure.name not in procedures:
+        register_procedure(procedure)
+    is_ours[procedure.name] = isinstance(procedures[procedure.name], ManyBodyProcedure)
+    return is_ours

@@ -1,0 +1,29 @@
+"""The QCEngine procedure ``qcmb_mpi``: ``qcengine.compute(many_body_input, "qcmb_mpi")``.
+
+Rules of this file
+------------------
+1. The engine itself is imported when a calculation starts, because this module is imported by it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+from qcengine.config import TaskConfig
+from qcengine.procedures.qcmanybody import QCManyBodyProcedure
+
+
+class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
+    """A parallel many-body expansion; takes what QCEngine's ``qcmanybody`` procedure takes."""
+
+    _defaults: ClassVar[dict[str, Any]] = {"name": "qcmb_mpi", "procedure": "manybody"}
+
+    def get_version(self) -> str:
+        """Return QCManyBody's version: it decides which input models are accepted."""
+        return str(super().get_version())
+
+    def compute(self, input_model: Any, config: TaskConfig) -> Any:
+        """Run a ``ManyBodyInput`` and return its ``ManyBodyResult``."""
+        computer = import_module("qcmb_mpi.computer").ParallelManyBodyComputer
+        return computer.from_manybodyinput(input_model)

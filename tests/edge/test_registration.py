@@ -1,0 +1,93 @@
+"""Our names in QCEngine: there after ``import qcmb_mpi``, never on top of another's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import qcengine
+from qcengine.procedures.base import get_procedure, procedures
+from qcengine.programs.base import programs
+from qcengine.programs.mopac import MopacHarness
+
+from qcmb_mpi.programs import register
+from qcmb_mpi.programs.names import preload_modules
+from qcmb_mpi.programs.procedure import ManyBodyProcedure
+from qcmb_mpi.programs.pyscf import PySCFHarness
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_importing_the_package_registers_and_starts_nothing() -> None:
+    code = (
+        "import sys, qcmb_mpi, qcengine\n"
+        "assert {'pyscf', 'tblite'} <= qcengine.list_all_programs()\n"
+        "assert 'qcmb_mpi' in qcengine.list_all_procedures()\n"
+        "print([m for m in ('pyscf', 'tblite', 'mpi4py') if m in sys.modules])\n"
+    )
+    assert run(code) == "[]"
+
+
+def test_registering_twice_changes_nothing() -> None:
+    first = register()
+    harness = programs["pyscf"]
+    assert register() == first == {"pyscf": True, "tblite": True, "qcmb_mpi": True}
+    assert programs["pyscf"] is harness
+
+
+def test_a_name_already_taken_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    theirs = MopacHarness(name="pyscf")
+    monkeypatch.setitem(programs, "pyscf", theirs)
+    assert register()["pyscf"] is False
+    assert programs["pyscf"] is theirs
+
+
+def test_missing_program_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    module = "qcmb_mpi.programs.pyscf.which_import"
+
+    def absent(name: str, *, raise_error: bool, raise_msg: str, **_: Any) -> bool:
+        if raise_error:
+            raise ModuleNotFoundError(raise_msg)
+        return False
+
+    monkeypatch.setattr(module, absent)
+    assert PySCFHarness().found() is False
+    with pytest.raises(ModuleNotFoundError, match="pip install pyscf"):
+        PySCFHarness().found(raise_error=True)
+
+
+def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Computer:
+        @staticmethod
+        def from_manybodyinput(model: Any) -> str:
+            return f"result of {model}"
+
+    class Module:
+        ParallelManyBodyComputer = Computer
+
+    monkeypatch.setattr("qcmb_mpi.programs.procedure.import_module", lambda name: Module)
+    register()
+    procedure = get_procedure("QCMB_MPI")
+    assert isinstance(procedure, ManyBodyProcedure)
+    assert procedure.found()
+    assert procedure.get_version() == qcengine.get_procedure("qcmanybody").get_version()
+    assert procedure.compute("input", None) == "result of input"
+    assert procedures["qcmanybody"].name == "QCManyBody"
+
+
+def test_modules_to_preload() -> None:
+    modules = preload_modules(["PySCF", "mopac"])
+    assert "pyscf.scf" in modules
+    assert not any(name.startswith("tblite") for name in modules)
