@@ -1,0 +1,1 @@
+"""Where calculations happen: engines, slots, agents and the executors built from them."""

@@ -1,0 +1,1 @@
+"""The ways to run tasks: serial, local processes, threads, MPI, any ``concurrent.futures``."""

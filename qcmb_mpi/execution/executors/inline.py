@@ -1,0 +1,232 @@
+"""Agents without slots: tasks run in this process, or in somebody else's pool.
+
+Rules of this file
+------------------
+1. The same messages as :class:`~qcmb_mpi.execution.agent.Agent`, so that drivers cannot tell.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import queue
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.backlog import Backlog
+from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.wire import (
+    AgentInfo,
+    Done,
+    FromAgent,
+    Open,
+    Ready,
+    Recall,
+    Returned,
+    Shut,
+    TaskIds,
+    ToAgent,
+    Work,
+)
+from qcmb_mpi.scheduling.policy import ErrorClass
+
+
+class InlineAgent:
+    """Computes in the caller's own thread, one task for each poll.
+
+    Parameters
+    ----------
+    info : AgentInfo
+    """
+
+    def __init__(self, info: AgentInfo) -> None:
+        self.info = info
+        self._engines: dict[int, Engine] = {}
+        self._backlog = Backlog()
+        self._news: list[FromAgent] = []
+
+    def handle(self, message: ToAgent) -> None:
+        """Take a message of the master."""
+        match message:
+            case Open():
+                self._open(message)
+            case Work(space, ids):
+                self._backlog.add(space, ids)
+            case Recall(space):
+                self._news.append(Returned(space, self._backlog.recall(space)))
+            case Shut(space):
+                self._engines.pop(space, None)
+                self._backlog.recall(space)
+
+    def poll(self, timeout_s: float) -> list[FromAgent]:
+        """Tell the news, or run a few tasks and tell their outcomes."""
+        if not self._news:
+            batch = self._backlog.take(1)
+            if batch is None:
+                time.sleep(min(timeout_s, 0.01))
+            else:
+                self._news.append(Done(self._run(*batch)))
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        """Forget the engines."""
+        self._engines.clear()
+
+    def _open(self, message: Open) -> None:
+        resources = _resources(self.info, message)
+        try:
+            self._engines[message.space] = message.recipe.build(resources)
+        except QcmbError as error:
+            self._news.append(Ready(message.space, error))
+        else:
+            self._news.append(Ready(message.space))
+
+    def _run(self, space: int, ids: TaskIds) -> tuple[Outcome, ...]:
+        outcomes = _compute(self._engines[space], space, ids)
+        for outcome in outcomes:
+            self._backlog.observe(space, outcome.seconds)
+        return outcomes
+
+
+class FuturesAgent:
+    """Submits tasks to a ``concurrent.futures.Executor``: threads, Dask, Parsl, loky, ...
+
+    Parameters
+    ----------
+    info : AgentInfo
+    pool : concurrent.futures.Executor
+    is_owned : bool
+        Whether to shut `pool` down at the end.
+    """
+
+    def __init__(
+        self, info: AgentInfo, pool: concurrent.futures.Executor, *, is_owned: bool = False
+    ) -> None:
+        self.info = info
+        self._pool = pool
+        self._is_owned = is_owned
+        self._open: dict[int, Callable[[TaskIds], tuple[Outcome, ...]]] = {}
+        self._n_slots = 0
+        self._running: dict[concurrent.futures.Future[tuple[Outcome, ...]], tuple[int, TaskIds]]
+        self._running = {}
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[tuple[Outcome, ...]]]
+        self._ended = queue.SimpleQueue()
+        self._backlog = Backlog()
+        self._news: list[FromAgent] = []
+
+    def handle(self, message: ToAgent) -> None:
+        """Take a message of the master."""
+        match message:
+            case Open():
+                self._open_space(message)
+            case Work(space, ids):
+                self._backlog.add(space, ids)
+            case Recall(space):
+                self._news.append(Returned(space, self._backlog.recall(space)))
+            case Shut(space):
+                self._open.pop(space, None)
+                self._backlog.recall(space)
+        self._feed()
+
+    def poll(self, timeout_s: float) -> list[FromAgent]:
+        """Return what has ended, waiting up to `timeout_s` for it."""
+        if not self._news:
+            with contextlib.suppress(queue.Empty):
+                self._hear(self._ended.get(timeout=timeout_s))
+        while not self._ended.empty():
+            self._hear(self._ended.get())
+        self._feed()
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        """Cancel what has not started; shut an owned pool down."""
+        for future in self._running:
+            future.cancel()
+        if self._is_owned:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _open_space(self, message: Open) -> None:
+        self._n_slots = message.layout.n_slots
+        resources = _resources(self.info, message)
+        what = (uuid.uuid4().hex, message.recipe, resources)
+        self._open[message.space] = partial(_compute_remotely, *what, message.space)
+        try:
+            self._pool.submit(_prepare_remotely, *what).result()
+        except QcmbError as error:
+            self._news.append(Ready(message.space, error))
+        else:
+            self._news.append(Ready(message.space))
+
+    def _feed(self) -> None:
+        while len(self._running) < self._n_slots:
+            batch = self._backlog.take(self._n_slots)
+            if batch is None:
+                return
+            space, ids = batch
+            future = self._pool.submit(self._open[space], ids)
+            self._running[future] = batch
+            future.add_done_callback(self._ended.put)
+
+    def _hear(self, future: concurrent.futures.Future[tuple[Outcome, ...]]) -> None:
+        space, ids = self._running.pop(future)
+        if future.cancelled():
+            self._backlog.put_back(space, ids)
+            return
+        error = future.exception()
+        outcomes = future.result() if error is None else self._broken(space, ids, error)
+        for outcome in outcomes:
+            self._backlog.observe(space, outcome.seconds)
+        self._news.append(Done(outcomes))
+
+    def _broken(self, space: int, ids: TaskIds, error: BaseException) -> tuple[Outcome, ...]:
+        failure = Failure(ErrorClass.CRASHED, "crashed", f"{type(error).__name__}: {error}")
+        return tuple(
+            Outcome(space, task, time.time(), 0.0, failure=failure, host=self.info.host)
+            for task in ids.tolist()
+        )
+
+
+def _resources(info: AgentInfo, message: Open) -> SlotResources:
+    return SlotResources(
+        rank=info.rank,
+        host=info.host,
+        n_threads=message.layout.n_threads,
+        memory_bytes=message.layout.memory_per_slot_bytes,
+        scratch=message.scratch,
+    )
+
+
+def _compute(engine: Engine, space: int, ids: TaskIds) -> tuple[Outcome, ...]:
+    return tuple(replace(engine.compute(task), space=space) for task in ids.tolist())
+
+
+_ENGINES_KEPT = 4
+_engines: dict[str, Engine] = {}
+
+
+def _engine(key: str, recipe: EngineRecipe, resources: SlotResources) -> Engine:
+    """Build an engine once for each process of the pool."""
+    engine = _engines.get(key)
+    if engine is None:
+        engine = recipe.build(resources)
+        while len(_engines) >= _ENGINES_KEPT:
+            _engines.pop(next(iter(_engines)), None)
+        _engines[key] = engine
+    return engine
+
+
+def _prepare_remotely(key: str, recipe: EngineRecipe, resources: SlotResources) -> None:
+    _engine(key, recipe, resources)
+
+
+def _compute_remotely(
+    key: str, recipe: EngineRecipe, resources: SlotResources, space: int, ids: TaskIds
+) -> tuple[Outcome, ...]:
+    return _compute(_engine(key, recipe, resources), space, ids)

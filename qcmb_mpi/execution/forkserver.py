@@ -1,0 +1,292 @@
+"""A clean process from which warm slots are forked.
+
+The server is started with an environment free of launcher variables, imports what slots need
+once, and forks a slot in a few milliseconds. It reaps them, and when its owner dies (end of
+file on the control socket) it kills every slot together with the programs it runs.
+
+``multiprocessing``'s own fork server would import the user's ``__main__`` in every child and
+keeps one environment for the whole process; see ``docs/decisions.md``.
+
+Rules of this file
+------------------
+1. The server never runs a calculation and never starts a thread, so that forking it is safe.
+2. Every slot leads its own process group: killing the group takes its programs along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+from qcmb_mpi.errors import TransportError
+from qcmb_mpi.machine import launcher, threads
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from qcmb_mpi.execution import forkserver; forkserver.serve(int(sys.argv[1]))"
+)
+_PR_SET_PDEATHSIG = 1
+
+# What every slot needs; programs add their own.
+PRELOAD = ("qcmb_mpi.execution.preload",)
+
+
+def clean_environment(environ: Mapping[str, str], n_threads: int = 1) -> dict[str, str]:
+    """Return the environment of slots: no launcher variables, `n_threads` numeric threads."""
+    return launcher.child_environment(environ) | threads.thread_environment(n_threads)
+
+
+class SlotProcess:
+    """The owner's end of one slot.
+
+    Parameters
+    ----------
+    pid : int
+        Process id, also the id of its process group.
+    connection : multiprocessing.connection.Connection
+        Two-way pipe to it.
+    log : file object
+        What it and its programs write to standard output and error.
+    """
+
+    def __init__(self, pid: int, connection: Connection, log: IO[bytes]) -> None:
+        self.pid = pid
+        self.connection = connection
+        self._log = log
+
+    def output_tail(self, n_bytes: int = 2000) -> str:
+        """Return the last `n_bytes` that were written."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), n_bytes, max(0, size - n_bytes)).decode(
+            errors="replace"
+        )
+
+    def kill(self) -> None:
+        """Kill the slot and every program in its process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give up the pipe and the log."""
+        self.connection.close()
+        self._log.close()
+
+
+class ForkServer:
+    """The owner's handle of the server.
+
+    Parameters
+    ----------
+    environment : mapping
+        The environment of the server and so of every slot and program.
+    preload : iterable of str
+        Modules to import in the server, at once and in the background; one that cannot be
+        imported is left to the slot, which reports it.
+    """
+
+    def __init__(self, environment: Mapping[str, str], preload: Iterable[str] = ()) -> None:
+        mine, theirs = socket.socketpair()
+        self._control = mine
+        self._incoming = b""
+        self._exits: dict[int, int] = {}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(theirs.fileno()), json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.preload(preload)
+
+    def preload(self, modules: Iterable[str]) -> None:
+        """Import `modules` in the server; later slots have them for nothing."""
+        self._send({"preload": list(modules)})
+
+    def fork(self) -> SlotProcess:
+        """Start a slot.
+
+        Raises
+        ------
+        TransportError
+            The server has died.
+        """
+        mine, theirs = socket.socketpair()
+        log = tempfile.TemporaryFile(prefix="qcmb-slot-")  # noqa: SIM115 (lives with the slot)
+        try:
+            with theirs:
+                self._send({"fork": True})
+                socket.send_fds(self._control, [b"!"], [theirs.fileno(), log.fileno()])
+            pid = self._forked_pid()
+        except OSError as error:
+            mine.close()
+            log.close()
+            raise TransportError(f"the fork server has gone: {error}") from error
+        return SlotProcess(pid, Connection(mine.detach()), log)
+
+    def exit_status(self, pid: int, timeout_s: float = 1.0) -> int | None:
+        """Return the exit status of a slot that ended: -N for signal N, None if not known."""
+        while pid not in self._exits:
+            readable, _, _ = select.select([self._control], [], [], timeout_s)
+            if not readable or not self._read():
+                return None
+        return self._exits.pop(pid)
+
+    def close(self) -> None:
+        """End the server and with it every slot that is left."""
+        self._control.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        self._control.sendall(json.dumps(request).encode() + b"\n")
+
+    def _forked_pid(self) -> int:
+        while True:
+            pid = self._exits.pop(0, None)  # process 0 never exits: the key of a fork's answer
+            if pid is not None:
+                return pid
+            if not self._read():
+                raise ConnectionResetError("end of file on the control socket")
+
+    def _read(self) -> bool:
+        received = self._control.recv(65536)
+        *lines, self._incoming = (self._incoming + received).split(b"\n")
+        for line in lines:
+            pid, value = json.loads(line)
+            self._exits[pid] = value
+        return bool(received)
+
+
+def serve(control_fd: int) -> None:
+    """Run the server on `control_fd` until its owner closes the other end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Server(socket.socket(fileno=control_fd)).run()
+
+
+class _Server:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._slots: set[int] = set()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+
+    def run(self) -> None:
+        while True:
+            control = self._control.fileno()
+            readable, _, _ = select.select([control, self._wake_read], [], [])
+            if self._wake_read in readable:
+                os.read(self._wake_read, 4096)
+                self._reap()
+            if control in readable and not self._handle():
+                break
+        for pid in self._slots:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        os._exit(0)
+
+    def _handle(self) -> bool:
+        line = self._line()
+        if not line:
+            return False
+        request = json.loads(line)
+        if "preload" in request:
+            _preload(request["preload"])
+        elif "fork" in request:
+            self._fork()
+        return True
+
+    def _line(self) -> bytes:
+        """Read one request byte by byte: what follows it may carry file descriptors."""
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            byte = self._control.recv(1)
+            if not byte:
+                return b""
+            line += byte
+        return bytes(line)
+
+    def _fork(self) -> None:
+        _, fds, _, _ = socket.recv_fds(self._control, 1, 2)
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_slot(fds, server)
+        for fd in fds:
+            os.close(fd)
+        self._slots.add(pid)
+        self._report(0, pid)
+
+    def _become_slot(self, fds: Sequence[int], server: int) -> None:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            _die_with_parent(server)
+            self._control.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            connection_fd, log_fd = fds
+            fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
+            os.dup2(log_fd, 1)
+            os.dup2(log_fd, 2)
+            from qcmb_mpi.execution import slot
+
+            slot.serve(Connection(connection_fd))
+            status = 0
+        except BaseException:  # the last frame of this process: say why, then leave
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid in self._slots:
+                    self._slots.discard(pid)
+                    self._report(pid, os.waitstatus_to_exitcode(status))
+
+    def _report(self, pid: int, value: int) -> None:
+        with contextlib.suppress(OSError):
+            self._control.sendall(json.dumps([pid, value]).encode() + b"\n")
+
+
+def _preload(modules: Iterable[str]) -> None:
+    for name in modules:
+        with contextlib.suppress(Exception):
+            module = importlib.import_module(name)
+            warm = getattr(module, "__qcmb_warm__", None)
+            if warm is not None:
+                warm()
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent` dies (Linux; elsewhere a no-op)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,124 @@
+"""Clusters cut out of the parent molecule, as QCSchema.
+
+Rules of this file
+------------------
+1. The molecule is sliced from plain arrays with validation off; it must equal what
+   ``ManyBodyCore.iterate_molecules`` builds, field by field (a test compares them).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcmb_mpi.expansion.system import ModelChemistry, System
+
+if TYPE_CHECKING:
+    from qcelemental.models.v2 import AtomicInput, Molecule
+
+
+class Slicer:
+    """Cut clusters out of the parent molecule.
+
+    Parameters
+    ----------
+    system : System
+        The parent.
+
+    Notes
+    -----
+    Gives what ``Molecule.get_fragment(..., orient=False, group_fragments=False)`` gives in
+    QCElemental, without its validation (700 us a cluster, and combinatorial in the fragments).
+    """
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._symbols = np.array(system.symbols)
+        self._slices = tuple(system.fragment_slices)
+
+    def molecule(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Molecule:
+        """Return the cluster with `real` fragments real and the rest of `basis` ghosts.
+
+        Parameters
+        ----------
+        real, basis : tuple of int
+            1-based fragments, ascending, `real` within `basis`.
+        """
+        from qcelemental.models.v2 import Molecule
+
+        return Molecule(validate=False, **self._fields(real, basis))
+
+    def _fields(self, real: tuple[int, ...], basis: tuple[int, ...]) -> dict[str, Any]:
+        system = self._system
+        slices = [self._slices[fragment - 1] for fragment in basis]
+        sizes = [each.stop - each.start for each in slices]
+        atoms = np.concatenate([np.arange(each.start, each.stop) for each in slices])
+        ends = np.cumsum(sizes)
+        is_real = [fragment in real for fragment in basis]
+        charges = [
+            float(system.fragment_charges[f - 1]) if here else 0.0
+            for f, here in zip(basis, is_real, strict=True)
+        ]
+        multiplicities = [
+            system.fragment_multiplicities[f - 1] if here else 1
+            for f, here in zip(basis, is_real, strict=True)
+        ]
+        fields: dict[str, Any] = {
+            "schema_name": "qcschema_molecule",
+            "schema_version": 3,
+            "validated": True,
+            "name": self._name(real, basis),
+            "symbols": self._symbols[atoms],
+            "geometry": system.geometry_bohr[atoms],
+            "masses": system.masses[atoms],
+            "mass_numbers": np.asarray(system.mass_numbers)[atoms],
+            "real": np.repeat(is_real, sizes),
+            "fragments": np.split(np.arange(len(atoms)), ends[:-1]),
+            "fragment_charges": charges,
+            "fragment_multiplicities": multiplicities,
+            "molecular_charge": sum(charges),
+            "molecular_multiplicity": sum(m - 1 for m in multiplicities) + 1,
+            "fix_com": True,
+            "fix_orientation": True,
+        }
+        if system.fix_symmetry == "c1":
+            fields["fix_symmetry"] = "c1"
+        if system.embedding_charges is not None:
+            points = self._embedding(system.embedding_charges, basis)
+            fields["extras"] = {"embedding_charges": points}
+        return fields
+
+    def _name(self, real: tuple[int, ...], basis: tuple[int, ...]) -> str:
+        ghosts = [fragment - 1 for fragment in basis if fragment not in real]
+        return f"{self._system.name} ({[fragment - 1 for fragment in real]},{ghosts})"
+
+    def _embedding(
+        self, charges: Sequence[Sequence[float]], basis: tuple[int, ...]
+    ) -> list[list[Any]]:
+        """Return [charge, position] of every atom whose fragment is absent."""
+        system = self._system
+        return [
+            [charge, position]
+            for fragment in range(1, system.n_fragments + 1)
+            if fragment not in basis
+            for charge, position in zip(
+                charges[fragment - 1],
+                system.geometry_bohr[self._slices[fragment - 1]].tolist(),
+                strict=True,
+            )
+        ]
+
+
+def atomic_input(molecule: Molecule, chemistry: ModelChemistry) -> AtomicInput:
+    """Return the QCSchema input of one cluster at one model chemistry."""
+    from qcelemental.models.v2 import AtomicInput
+
+    specification = copy.deepcopy(dict(chemistry.specification))
+    charges = molecule.extras.get("embedding_charges")
+    if charges:
+        keywords = specification.setdefault("keywords", {})
+        keywords.setdefault("function_kwargs", {})["external_potentials"] = charges
+    return AtomicInput(molecule=molecule, specification=specification)

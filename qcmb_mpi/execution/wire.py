@@ -1,0 +1,192 @@
+"""What the master and the agents say to each other.
+
+Rules of this file
+------------------
+1. Frozen data, picklable; the same messages in one process, over pipes and over MPI.
+2. A task is named by (space, id); molecules never travel, only the recipe of a space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from qcmb_mpi.errors import QcmbError
+    from qcmb_mpi.execution.engine import EngineRecipe
+    from qcmb_mpi.execution.outcome import Outcome
+    from qcmb_mpi.scheduling.placement import Layout
+
+TaskIds: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """What an agent has to offer.
+
+    Parameters
+    ----------
+    rank : int
+    host : str
+    n_cores : int
+        Cores that are its own (0: it computes nothing).
+    memory_bytes : int
+        Memory that is its own.
+    """
+
+    rank: int
+    host: str
+    n_cores: int
+    memory_bytes: int
+
+
+# master -> agent
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Get ready for a task space: build its engine in every slot.
+
+    Parameters
+    ----------
+    space : int
+    recipe : EngineRecipe
+    layout : Layout
+        Slots and threads of this agent.
+    timeout_s : float
+        Wall seconds of one task, then it is killed.
+    scratch : str, optional
+    """
+
+    space: int
+    recipe: EngineRecipe
+    layout: Layout
+    timeout_s: float
+    scratch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Run these tasks, in this order."""
+
+    space: int
+    ids: TaskIds
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Give back what has not been started."""
+
+    space: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """The space is finished: forget its engine."""
+
+    space: int
+
+
+# agent -> master
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """An agent is there; only transports hear it."""
+
+    info: AgentInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The answer to :class:`Open`; `error` says why the space cannot be worked on here."""
+
+    space: int
+    error: QcmbError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Attempts that have ended, well or badly."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The answer to :class:`Recall`: tasks that were not started."""
+
+    space: int
+    ids: TaskIds
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An agent has gone."""
+
+    reason: str
+
+
+ToAgent: TypeAlias = Open | Work | Recall | Shut
+FromAgent: TypeAlias = Ready | Done | Returned | Lost
+
+
+class Transport(Protocol):
+    """How the driver reaches its agents."""
+
+    infos: dict[int, AgentInfo]
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
+        """Return what has arrived as (agent, message), waiting up to `timeout_s` for it.
+
+        A :class:`Hello` is not returned: it is entered in `infos`.
+        """
+
+    def send(self, to: int, message: ToAgent) -> None:
+        """Send `message` to agent `to`."""
+
+    def close(self) -> None:
+        """End every agent and slot."""
+
+
+class AnyAgent(Protocol):
+    """What a transport needs of an agent in its own process."""
+
+    info: AgentInfo
+
+    def handle(self, message: ToAgent) -> None:
+        """Take a message of the master."""
+
+    def poll(self, timeout_s: float) -> list[FromAgent]:
+        """Keep the slots busy and return what there is to tell the master."""
+
+    def close(self) -> None:
+        """End the slots at once."""
+
+
+class LocalTransport:
+    """One agent in the driver's own process.
+
+    Parameters
+    ----------
+    agent : AnyAgent
+    """
+
+    def __init__(self, agent: AnyAgent) -> None:
+        self._agent = agent
+        self.infos = {0: agent.info}
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
+        """Return what the agent has to say."""
+        return [(0, message) for message in self._agent.poll(timeout_s)]
+
+    def send(self, to: int, message: ToAgent) -> None:
+        """Hand `message` to the agent."""
+        self._agent.handle(message)
+
+    def close(self) -> None:
+        """End the agent."""
+        self._agent.close()
