@@ -1,0 +1,377 @@
+"""The result store: checkpoint, cache and database of a run in one SQLite file.
+
+Rules of this file
+------------------
+1. A task is done if and only if its row is committed; nothing done is ever undone or overwritten
+   by a failure.
+2. Rows are keyed by content (model chemistry with its molecule, fragments), never by run, rank,
+   label or task id: whatever run computed a component, every later one reuses it.
+3. One writer. A transaction lasts milliseconds, holds everything that waited, and is repeated
+   as a whole if it could not be made.
+4. The clock only decides when to commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qcmb_mpi.errors import StoreError
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.expansion.assembly import ComponentValues
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.store import tables as schema
+from qcmb_mpi.store.codec import BlockKey, Encoded, Ints, encode
+from qcmb_mpi.store.connection import Connection, open_reader, open_temporary, open_writer
+from qcmb_mpi.store.values import BlockCount, SpaceView, Timeline, count_blocks
+from qcmb_mpi.store.write import Chemistries, Transaction
+
+__all__ = ["BlockCount", "Store", "Timeline"]
+
+_FLUSH_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """A task space with the keys, drivers and starts of its blocks."""
+
+    space: TaskSpace
+    keys: tuple[BlockKey, ...]
+    drivers: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
+class Store:
+    """Results of all tasks of any number of task spaces; made by :meth:`open`.
+
+    Every method raises :class:`~qcmb_mpi.errors.StoreError` if the file is damaged or the file
+    system fails. After such an error everything that was committed is safe, and what was not is
+    kept in memory and written with the next commit that succeeds.
+
+    Parameters
+    ----------
+    connection : Connection
+        Open database.
+    commit_interval_s : float
+        See :meth:`open`.
+    clock : callable
+        See :meth:`open`.
+    """
+
+    def __init__(
+        self, connection: Connection, *, commit_interval_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._connection = connection
+        self._commit_interval_s = commit_interval_s
+        self._clock = clock
+        self._next_commit_s = clock()
+        self._spaces: dict[int, _Attached] = {}
+        self._chemistries: Chemistries = {}
+        self._outcomes: list[Encoded] = []
+        self._meta: dict[str, str] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None,
+        *,
+        is_read_only: bool = False,
+        commit_interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Store:
+        """Open a store, or make one where there is none.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            The file; None for a private temporary one that is gone when closed.
+        is_read_only : bool
+            Only read. Any number of readers may, also while a writer writes.
+        commit_interval_s : float
+            Outcomes wait at most so long for their transaction, given that :meth:`append` or
+            :meth:`commit_if_due` is called; the first after a pause does not wait.
+        clock : callable
+            Seconds, monotonic.
+
+        Returns
+        -------
+        Store
+
+        Raises
+        ------
+        StoreError
+            If the file is foreign, newer, damaged, cannot be written, or has another writer.
+        """
+        if path is None:
+            connection = open_temporary()
+        elif is_read_only:
+            connection = open_reader(Path(path).resolve())
+        else:
+            connection = open_writer(Path(path).resolve())
+        return cls(connection, commit_interval_s=commit_interval_s, clock=clock)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None if it is a temporary one."""
+        return self._connection.path
+
+    def attach(self, space_id: int, space: TaskSpace) -> None:
+        """Make a task space known under a number; nothing is written.
+
+        Parameters
+        ----------
+        space_id : int
+            Its number on the wire.
+        space : TaskSpace
+            The space.
+        """
+        chemistries = space.expansion.model_chemistries
+        used = [chemistries[block.model_chemistry] for block in space.blocks]
+        self._spaces[space_id] = _Attached(
+            space,
+            tuple(
+                BlockKey(chemistry.fingerprint, block.n_real, block.n_basis)
+                for chemistry, block in zip(used, space.blocks, strict=True)
+            ),
+            tuple(chemistry.driver for chemistry in used),
+            tuple(block.start for block in space.blocks),
+        )
+        for chemistry in chemistries:
+            self._chemistries[chemistry.fingerprint] = chemistry, space.expansion.system
+
+    def append(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes, done or failed, and commit if that is due.
+
+        A failure counts as an attempt and never replaces a result; a result replaces a failure.
+        A second result of a task is dropped unless it has more (a record) than the first.
+
+        Parameters
+        ----------
+        outcomes : sequence of Outcome
+            Of tasks in attached spaces.
+
+        Raises
+        ------
+        StoreError
+            If one is unfit to be stored (the others are taken), or the file cannot be written.
+        """
+        unfit: StoreError | None = None
+        for outcome in outcomes:
+            try:
+                self._outcomes.append(self._encode(outcome))
+            except StoreError as error:
+                unfit = unfit or error
+        self.commit_if_due()
+        if unfit is not None:
+            raise unfit
+
+    def commit_if_due(self) -> None:
+        """Commit what has waited for the commit interval; call it now and then from any loop."""
+        if self._has_pending and self._clock() >= self._next_commit_s:
+            self._commit(patience_s=0.0)
+
+    def flush(self) -> None:
+        """Commit all that waits, now."""
+        if self._has_pending:
+            self._commit(patience_s=_FLUSH_PATIENCE_S)
+
+    def close(self) -> None:
+        """Commit, close the file and let the next writer in."""
+        if self._connection.is_open:
+            try:
+                self.flush()
+            finally:
+                self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def done(self, space_id: int, *, with_records: bool = False) -> Ints:
+        """Find the tasks of a space that need not be computed.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+        with_records : bool
+            Only those whose whole ``AtomicResult`` was kept.
+
+        Returns
+        -------
+        int64[m]
+            Task ids, ascending.
+        """
+        return self._view(space_id).done(with_records=with_records)
+
+    def values(self, space_id: int) -> ComponentValues:
+        """Give the results of a space to assembly.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+
+        Returns
+        -------
+        ComponentValues
+            Reads from this store when asked; raises StoreError for what is missing or damaged.
+        """
+        return self._view(space_id)
+
+    def records(self, space_id: int) -> Iterator[tuple[int, bytes]]:
+        """Read the whole results that were kept.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+
+        Yields
+        ------
+        task : int
+            Task id, ascending.
+        record : bytes
+            ``AtomicResult`` as JSON.
+        """
+        return self._view(space_id).records()
+
+    def failures(self, space_id: int) -> list[tuple[int, Failure, int]]:
+        """List the tasks of a space that failed when last tried.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+
+        Returns
+        -------
+        list of (task id, Failure, attempts)
+            Ascending; attempts over all runs.
+        """
+        return self._view(space_id).failures()
+
+    def rows(self, space_id: int) -> Timeline:
+        """Collect when and where the tasks of a space ran.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+
+        Returns
+        -------
+        Timeline
+        """
+        return self._view(space_id).timeline()
+
+    def counts(self) -> list[BlockCount]:
+        """Count what is in the store, whatever it belongs to; needs no task space.
+
+        Returns
+        -------
+        list of BlockCount
+            By specification, basis and real fragments.
+        """
+        self.flush()
+        return count_blocks(self._connection.query)
+
+    def forget(self, space_id: int) -> None:
+        """Delete what the store has of the blocks of a space (``--fresh``), and nothing else.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+        """
+        view = self._view(space_id)
+        found = {view.block_id(block) for block in view.space.blocks}
+
+        def delete(transaction: Transaction) -> None:
+            for block in found:
+                if block is not None:
+                    transaction.forget(block)
+
+        self._connection.write(delete, patience_s=_FLUSH_PATIENCE_S)
+
+    def meta(self, key: str) -> Any:
+        """Read what was noted under a key.
+
+        Parameters
+        ----------
+        key : str
+            Name.
+
+        Returns
+        -------
+        object
+            JSON value; None if there is none.
+        """
+        text = self._meta.get(key)
+        if text is None:
+            rows = self._connection.query("SELECT value FROM meta WHERE key = ?", (key,))
+            text = rows[0][0] if rows else "null"
+        with schema.guarded(self._connection.name):
+            return json.loads(text)
+
+    def set_meta(self, values: Mapping[str, Any]) -> None:
+        """Note facts about the run, for ``status``; they wait like outcomes for the next commit.
+
+        Parameters
+        ----------
+        values : mapping
+            JSON values by name.
+        """
+        self._meta.update({key: json.dumps(value) for key, value in values.items()})
+        self.commit_if_due()
+
+    @property
+    def _has_pending(self) -> bool:
+        return bool(self._outcomes or self._meta)
+
+    def _encode(self, outcome: Outcome) -> Encoded:
+        attached = self._attached(outcome.space)
+        if not 0 <= outcome.task < attached.space.n_tasks:
+            raise StoreError(f"space {outcome.space} has no task {outcome.task}")
+        index = bisect_right(attached.starts, outcome.task) - 1
+        rank = int(outcome.task) - attached.starts[index]
+        return encode(outcome, attached.keys[index], rank, attached.drivers[index])
+
+    def _commit(self, *, patience_s: float) -> None:
+        outcomes, meta = tuple(self._outcomes), dict(self._meta)
+
+        def write(transaction: Transaction) -> None:
+            transaction.write_outcomes(outcomes, self._chemistries)
+            transaction.write_meta(meta)
+
+        is_written = self._connection.write(write, patience_s=patience_s)
+        self._next_commit_s = self._clock() + self._commit_interval_s
+        if is_written:
+            self._outcomes.clear()
+            self._meta.clear()
+
+    def _attached(self, space_id: int) -> _Attached:
+        if space_id not in self._spaces:
+            raise StoreError(f"task space {space_id} is not attached to the store")
+        return self._spaces[space_id]
+
+    def _view(self, space_id: int) -> SpaceView:
+        self.flush()
+        attached = self._attached(space_id)
+        return SpaceView(
+            self._connection.query, self._connection.name, attached.space, attached.keys
+        )

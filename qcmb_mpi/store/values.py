@@ -1,0 +1,364 @@
+"""What is in a store, block by block: results, records, failures and timings.
+
+Rules of this file
+------------------
+1. Everything comes in canonical order, by block and rank, in pages: a read lock is held for
+   milliseconds and memory stays bounded whatever the size of the store.
+2. Each number is checked against its checksum before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcmb_mpi.errors import StoreError
+from qcmb_mpi.execution.outcome import Failure
+from qcmb_mpi.expansion.plan import Block, TaskSpace
+from qcmb_mpi.store.codec import (
+    KINDS,
+    BlockKey,
+    Floats,
+    Ints,
+    decode_array,
+    decode_failure,
+    decode_rows,
+    payload_checksum,
+)
+from qcmb_mpi.store.tables import DONE, FAILED, RECORD, damaged, guarded
+
+Row = tuple[Any, ...]
+Query = Callable[[str, tuple[object, ...]], list[Row]]
+
+_PAGE_ROWS = 4096
+_PAGE_BYTES = 8 * 2**20
+_PAGE_BLOBS = 4096
+
+_BLOCK = (
+    "SELECT b.id FROM block b JOIN specification s ON s.id = b.specification "
+    "WHERE s.fingerprint = ? AND b.n_real = ? AND b.n_basis = ?"
+)
+_DONE = (
+    "SELECT rank, energy, kinds, checksum FROM component "
+    f"WHERE block = ? AND status = {DONE} AND rank > ? ORDER BY rank LIMIT ?"
+)
+_BLOBS = (
+    "SELECT p.rank, p.data, p.checksum, c.checksum FROM payload p "
+    "JOIN component c ON c.block = p.block AND c.rank = p.rank "
+    "WHERE p.block = ? AND p.kind = {kind} AND p.rank > ? ORDER BY p.rank LIMIT ?"
+)
+_FAILED = (
+    "SELECT rank, error_class, error_type, message, output_tail, attempts FROM component "
+    f"WHERE block = ? AND status = {FAILED} AND rank > ? ORDER BY rank LIMIT ?"
+)
+_TIME_TYPES = ("i8", "f8", "f8", "f8", "i8", "i8", "i8", "i8")
+_ORIGIN_TYPES = ("i8", "U", "i8", "i8", "i8", "U", "U")
+_TIMES = (
+    "SELECT rank, start_s, seconds, cpu_s, peak_bytes, origin, status, attempts FROM component "
+    "WHERE block = ? AND rank > ? ORDER BY rank LIMIT ?"
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """When and where the tasks of a space ran; arrays of equal length, by task id.
+
+    Parameters
+    ----------
+    tasks : int64[m]
+        Task ids of all that have a row, done or failed.
+    start_s : float64[m]
+        Start of the last attempt, seconds since the epoch; NaN if unknown.
+    seconds, cpu_s : float64[m]
+        Wall and processor time of that attempt.
+    peak_bytes : int64[m]
+        Peak memory, 0 if unknown.
+    rank, slot, n_threads : int64[m]
+        Where it ran and how wide.
+    host, program, version : str[m]
+        Host and provenance.
+    is_done : bool[m]
+        Done, else failed.
+    attempts : int64[m]
+        Attempts so far, over all runs.
+    """
+
+    tasks: Ints
+    start_s: Floats
+    seconds: Floats
+    cpu_s: Floats
+    peak_bytes: Ints
+    rank: Ints
+    slot: Ints
+    n_threads: Ints
+    host: NDArray[np.str_]
+    program: NDArray[np.str_]
+    version: NDArray[np.str_]
+    is_done: NDArray[np.bool_]
+    attempts: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCount:
+    """How much of one block a store has, without the task space.
+
+    Parameters
+    ----------
+    program, method, driver : str
+        What runs.
+    basis : str or None
+        Basis set, where the model has one.
+    n_real, n_basis : int
+        Real and basis fragments.
+    n_done, n_failed : int
+        Tasks.
+    seconds : float
+        Wall time of the last attempt at each, summed.
+    """
+
+    program: str
+    method: str
+    basis: str | None
+    driver: str
+    n_real: int
+    n_basis: int
+    n_done: int
+    n_failed: int
+    seconds: float
+
+
+class SpaceView:
+    """The rows of one task space.
+
+    Parameters
+    ----------
+    query : callable
+        Runs a statement, returns all its rows.
+    path : str
+        The file, for messages.
+    space : TaskSpace
+        The space.
+    keys : sequence of BlockKey
+        Of its blocks.
+    """
+
+    def __init__(self, query: Query, path: str, space: TaskSpace, keys: Sequence[BlockKey]) -> None:
+        self._query = query
+        self._path = path
+        self.space = space
+        self._keys = dict(zip(space.blocks, keys, strict=True))
+
+    def done(self, *, with_records: bool) -> Ints:
+        """Find the tasks that are done, ascending; see :meth:`Store.done`."""
+        parts = [np.empty(0, dtype=np.int64)]
+        for block in self.space.blocks:
+            for ranks, _, kinds in self._done_rows(block):
+                has_record = (kinds & RECORD) == RECORD
+                parts.append(block.start + (ranks[has_record] if with_records else ranks))
+        return np.concatenate(parts)
+
+    @property
+    def properties(self) -> frozenset[str]:
+        """Those of energy, gradient and hessian that every task has."""
+        names = ("energy", "gradient", "hessian") if self.space.n_tasks else ("energy",)
+        return frozenset(n for n in names if all(self._have(b, n) for b in self.space.blocks))
+
+    def energies(self, block: Block) -> Floats:
+        """Read the energies of a block, by rank.
+
+        Parameters
+        ----------
+        block : Block
+            A block of the space.
+
+        Returns
+        -------
+        float64[block.n_tasks]
+            E_h.
+
+        Raises
+        ------
+        StoreError
+            If one is missing or damaged.
+        """
+        energies = np.full(block.n_tasks, np.nan)
+        for ranks, values, _ in self._done_rows(block):
+            energies[ranks] = values
+        n_missing = int(np.isnan(energies).sum())
+        if n_missing:
+            raise self._incomplete(block, n_missing)
+        return energies
+
+    def arrays(self, block: Block, name: str) -> Iterator[tuple[Ints, list[Floats]]]:
+        """Read the gradients or Hessians of a block.
+
+        Parameters
+        ----------
+        block : Block
+            A block of the space.
+        name : str
+            ``gradient`` or ``hessian``.
+
+        Yields
+        ------
+        ranks : int64[m]
+            Ascending; all of them together are ``range(block.n_tasks)``.
+        arrays : list of ndarray
+            Of natural size: ``(nat, 3)``, E_h/a0, or ``(3 nat, 3 nat)``, E_h/a0^2.
+
+        Raises
+        ------
+        StoreError
+            If one is missing or damaged.
+        """
+        n_read = 0
+        for rows in self._blobs(block, KINDS[name]):
+            with guarded(self._path):
+                ranks = np.array([row[0] for row in rows], dtype=np.int64)
+                arrays = [decode_array(KINDS[name], row[1]) for row in rows]
+            if not np.array_equal(ranks, np.arange(n_read, n_read + len(ranks))):
+                break
+            n_read += len(ranks)
+            yield ranks, arrays
+        if n_read < block.n_tasks:
+            raise self._incomplete(block, block.n_tasks - n_read)
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """Read the whole results that were kept, by task id; see :meth:`Store.records`."""
+        for block in self.space.blocks:
+            for rows in self._blobs(block, RECORD):
+                for rank, data, *_ in rows:
+                    with guarded(self._path):
+                        record = zlib.decompress(data)
+                    yield block.start + rank, record
+
+    def failures(self) -> list[tuple[int, Failure, int]]:
+        """List what failed last time it was tried; see :meth:`Store.failures`."""
+        found = []
+        for block in self.space.blocks:
+            for rows in self._pages(_FAILED, block):
+                with guarded(self._path):
+                    found += [
+                        (block.start + int(rank), decode_failure(*texts), int(attempts))
+                        for rank, *texts, attempts in rows
+                    ]
+        return found
+
+    def timeline(self) -> Timeline:
+        """Collect the timings; see :meth:`Store.rows`."""
+        pages = []
+        for block in self.space.blocks:
+            for rows in self._pages(_TIMES, block):
+                with guarded(self._path):
+                    rank, *others = _columns(rows, _TIME_TYPES)
+                pages.append((rank + block.start, *others))
+        pages = pages or [tuple(_columns([], _TIME_TYPES))]
+        columns = [np.concatenate(parts) for parts in zip(*pages, strict=True)]
+        tasks, start_s, seconds, cpu_s, peak_bytes, origin, status, attempts = columns
+        host, mpi_rank, slot, n_threads, program, version = self._origins(origin)
+        return Timeline(
+            tasks=tasks,
+            start_s=start_s,
+            seconds=seconds,
+            cpu_s=cpu_s,
+            peak_bytes=peak_bytes,
+            rank=mpi_rank,
+            slot=slot,
+            n_threads=n_threads,
+            host=host,
+            program=program,
+            version=version,
+            is_done=status == DONE,
+            attempts=attempts,
+        )
+
+    def _origins(self, origin: Ints) -> list[NDArray[Any]]:
+        """Look up where tasks ran, column by column."""
+        sql = "SELECT id, host, mpi_rank, slot, n_threads, program, version FROM origin ORDER BY id"
+        rows = self._query(sql, ())
+        with guarded(self._path):
+            known, *columns = _columns(rows, _ORIGIN_TYPES)
+        if not np.isin(origin, known).all():
+            raise damaged(self._path, "where some tasks ran is lost")
+        return [column[np.searchsorted(known, origin)] for column in columns]
+
+    def block_id(self, block: Block) -> int | None:
+        """Find the number of a block in the file; None if nothing of it was ever written."""
+        key = self._keys[block]
+        rows = self._query(_BLOCK, (key.fingerprint, key.n_real, key.n_basis))
+        return int(rows[0][0]) if rows else None
+
+    def _have(self, block: Block, name: str) -> bool:
+        """Tell whether all tasks of a block are done with a property."""
+        condition = "energy IS NOT NULL" if name == "energy" else f"kinds & {KINDS[name]}"
+        sql = f"SELECT count(*) FROM component WHERE block = ? AND status = {DONE} AND {condition}"
+        rows = self._query(sql, (self.block_id(block),))
+        return bool(rows[0][0] == block.n_tasks)
+
+    def _done_rows(self, block: Block) -> Iterator[tuple[Ints, Floats, Ints]]:
+        """Yield ranks, energies and kinds of done rows that are whole; refuse any that is not."""
+        for rows in self._pages(_DONE, block):
+            with guarded(self._path):
+                ranks, energies, kinds, is_whole = decode_rows(self._keys[block], rows)
+            n_bad = int((~is_whole).sum())
+            if n_bad or ranks[-1] >= block.n_tasks or not (np.diff(ranks) > 0).all():
+                raise damaged(self._path, f"{n_bad} results fail their checksum or are misplaced")
+            yield ranks, energies, kinds
+
+    def _blobs(self, block: Block, kind: int) -> Iterator[list[Row]]:
+        """Yield pages of whole payloads of about equal size in memory."""
+        identity = self.block_id(block)
+        sql = (
+            f"SELECT max(length(data)) FROM payload WHERE block = ? AND kind = {kind} AND rank < ?"
+        )
+        largest = self._query(sql, (identity, _PAGE_BLOBS))[0][0] or 1
+        n_rows = max(1, min(_PAGE_BLOBS, _PAGE_BYTES // largest))
+        for rows in self._pages(_BLOBS.format(kind=kind), block, n_rows):
+            with guarded(self._path):
+                is_whole = all(payload_checksum(row[3], kind, row[1]) == row[2] for row in rows)
+            if not is_whole:
+                raise damaged(self._path, "an array or record fails its checksum")
+            yield rows
+
+    def _pages(self, sql: str, block: Block, n_rows: int | None = None) -> Iterator[list[Row]]:
+        """Yield the rows of a block by ascending rank, ``n_rows`` at a time."""
+        n_rows = n_rows or _PAGE_ROWS
+        identity, last = self.block_id(block), -1
+        while identity is not None:
+            rows = self._query(sql, (identity, last, n_rows))
+            if rows:
+                yield rows
+            if len(rows) < n_rows:
+                return
+            with guarded(self._path):
+                if int(rows[-1][0]) <= last:
+                    raise damaged(self._path, "rows are out of order")
+                last = int(rows[-1][0])
+
+    def _incomplete(self, block: Block, n_missing: int) -> StoreError:
+        label = self.space.expansion.model_chemistries[block.model_chemistry].label
+        return StoreError(
+            f"{self._path}: {n_missing} of {block.n_tasks} results of {label} with {block.n_real} "
+            f"real and {block.n_basis} basis fragments are missing; run the same command again"
+        )
+
+
+def count_blocks(query: Query) -> list[BlockCount]:
+    """Count the rows of each block; see :meth:`Store.counts`."""
+    sql = (
+        "SELECT s.program, s.method, s.basis, s.driver, b.n_real, b.n_basis, "
+        f"sum(c.status = {DONE}), sum(c.status = {FAILED}), total(c.seconds) "
+        "FROM component c JOIN block b ON b.id = c.block JOIN specification s "
+        "ON s.id = b.specification GROUP BY c.block ORDER BY s.id, b.n_basis, b.n_real"
+    )
+    return [BlockCount(*row) for row in query(sql, ())]
+
+
+def _columns(rows: Sequence[Row], types: Sequence[str]) -> list[NDArray[Any]]:
+    columns = zip(*rows, strict=True) if rows else [()] * len(types)
+    return [np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True)]
