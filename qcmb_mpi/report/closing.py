@@ -1,0 +1,227 @@
+"""The last lines of a run, for people, and statistics of results for scripts.
+
+Rules of this file
+------------------
+1. Every number says what it is; none is shown that was not measured.
+2. A failure is shown with what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qcmb_mpi.report.snapshot import format_duration, share
+from qcmb_mpi.report.tallies import costs
+
+N_FAILURES_SHOWN = 5
+N_TAIL_LINES = 3
+MESSAGE_LENGTH = 200
+_ADVICE = (
+    (("timeout", "timed out"), "give it more time with --timeout, or more threads with --threads"),
+    (("memory", "resource"), "give it more memory with --memory, or fewer slots with --workers"),
+    (("converge",), "change the program's convergence keywords or the initial guess in INPUT"),
+    (("missing", "not found"), "see what is installed with `qcmb-mpi doctor`"),
+    (("input",), "correct INPUT where the message says"),
+    (("signal", "crash", "died"), "see the program's output above; memory is a frequent cause"),
+)
+
+
+def compute_execution_stats(results: Iterable[Any] | Mapping[Any, Any]) -> dict[str, Any]:
+    """Summarise what became of a collection of tasks.
+
+    Parameters
+    ----------
+    results : iterable or mapping of TaskResult or Outcome
+        One entry per task or per attempt; attempts at one task are taken together. The values of
+        a mapping count.
+
+    Returns
+    -------
+    dict
+        Fields of the run summary that can be known from results alone: ``status``, ``n_tasks``,
+        ``n_computed``, ``n_failed``, ``n_retries``, ``busy_s``, ``longest_s``, ``mean_s``,
+        ``failed`` and, where results tell when and where they ran, ``wall_s`` (first start to
+        last end), ``n_slots``, ``lower_bound_s`` and ``efficiency``.
+    """
+    given = list(results.values() if isinstance(results, Mapping) else results)
+    last = {_name(each, place): each for place, each in enumerate(given)}
+    for place, each in enumerate(given):
+        if _is_success(each):
+            last[_name(each, place)] = each
+    done = [_seconds(each) for each in last.values() if _is_success(each)]
+    failed = [_failed_row(name, each) for name, each in last.items() if not _is_success(each)]
+    repeats = sum(max(int(getattr(each, "attempts", 1)), 1) - 1 for each in given)
+    stats: dict[str, Any] = {
+        "status": "failed" if failed else "complete",
+        "n_tasks": len(last),
+        "n_computed": len(done),
+        "n_reused": 0,
+        "n_failed": len(failed),
+        "n_retries": repeats + len(given) - len(last),
+        "busy_s": sum(done),
+        "longest_s": max(done, default=0.0),
+        "mean_s": sum(done) / len(done) if done else 0.0,
+        "failed": failed,
+    }
+    return stats | _when_and_where(given, stats)
+
+
+def _when_and_where(given: list[Any], stats: dict[str, Any]) -> dict[str, Any]:
+    if not given or not all(hasattr(each, "start_s") for each in given):
+        return {}
+    wall_s = max(e.start_s + e.seconds for e in given) - min(e.start_s for e in given)
+    n_slots = len({(e.host, e.rank, e.slot) for e in given})
+    return {"wall_s": wall_s} | costs(stats["busy_s"], stats["longest_s"], n_slots, wall_s)
+
+
+def _name(result: Any, place: int) -> str:
+    if hasattr(result, "task_id"):
+        return str(result.task_id)
+    return f"{result.space}:{result.task}" if hasattr(result, "task") else str(place)
+
+
+def _is_success(result: Any) -> bool:
+    if hasattr(result, "failure"):
+        return result.failure is None
+    return bool(getattr(result, "success", False))
+
+
+def _seconds(result: Any) -> float:
+    return float(getattr(result, "seconds", getattr(result, "execution_time", 0.0)))
+
+
+def _failed_row(name: str, result: Any) -> dict[str, Any]:
+    failure = getattr(result, "failure", None)
+    if failure is None:
+        error_type = getattr(result, "error_type", "")
+        message = getattr(result, "error_message", "")
+    else:
+        error_type, message = failure.error_type, failure.message
+    attempts = int(getattr(result, "attempts", 1))
+    return {"label": name, "error_type": error_type, "message": message, "attempts": attempts}
+
+
+def format_execution_summary(stats: Mapping[str, Any]) -> str:
+    """Write the end of a run for people.
+
+    Parameters
+    ----------
+    stats : mapping
+        Of :meth:`RunSummary.finish` or :func:`compute_execution_stats`. ``files``, a mapping of
+        what (``result``, ``summary``, ``report``...) to path, is shown if it is there.
+
+    Returns
+    -------
+    str
+        Four to six lines, and the first failures; no line end at the end.
+    """
+    lines = [_tasks_line(stats), _time_line(stats), _efficiency_line(stats)]
+    lines += [_prediction_line(stats), *_files_lines(stats), *_failure_lines(stats)]
+    return "\n".join(line for line in [*lines, _next_line(stats)] if line)
+
+
+def _tasks_line(stats: Mapping[str, Any]) -> str:
+    words = (("n_computed", "computed"), ("n_reused", "reused"), ("n_failed", "failed"))
+    counts = [f"{stats.get(key, 0)} {word}" for key, word in words]
+    n_open = stats["n_tasks"] - sum(stats.get(key, 0) for key, _ in words)
+    counts += [f"{n_open} not done"] if n_open > 0 else []
+    counts += [f"{stats['n_retries']} attempts repeated"] if stats.get("n_retries") else []
+    return f"{stats['status']}: {stats['n_tasks']} tasks: {', '.join(counts)}"
+
+
+def _time_line(stats: Mapping[str, Any]) -> str:
+    parts = []
+    if "wall_s" in stats:
+        details = [
+            f"{word} {format_duration(stats[key])}"
+            for key, word in (("setup_s", "set-up"), ("assembly_s", "assembly"))
+            if stats.get(key) is not None
+        ]
+        inside = f" ({', '.join(details)})" if details else ""
+        parts.append(f"wall {format_duration(stats['wall_s'])}{inside}")
+    slots = f" on {_count(stats['n_slots'], 'slot')}" if stats.get("n_slots") else ""
+    parts.append(f"sum over tasks {format_duration(stats['busy_s'])}{slots}")
+    if stats.get("wasted_s"):
+        parts.append(f"failed attempts {format_duration(stats['wasted_s'])}")
+    return f"time: {'; '.join(parts)}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _efficiency_line(stats: Mapping[str, Any]) -> str:
+    if stats.get("efficiency") is None:
+        return ""
+    bound = format_duration(stats["lower_bound_s"])
+    return f"efficiency: {share(stats['efficiency'])} (at best {bound} on these slots)"
+
+
+def _prediction_line(stats: Mapping[str, Any]) -> str:
+    prediction = stats.get("prediction") or {}
+    error = prediction.get("median_relative_error")
+    if error is None:
+        return ""
+    predicted, measured = (format_duration(prediction[k]) for k in ("predicted_s", "measured_s"))
+    return f"prediction: {predicted}, measured {measured}; a task is off by {share(error)} (median)"
+
+
+def _files_lines(stats: Mapping[str, Any]) -> list[str]:
+    files = stats.get("files") or {}
+    shown = ", ".join(f"{what} {path}" for what, path in files.items() if path)
+    return [f"files: {shown}"] if shown else []
+
+
+def _failure_lines(stats: Mapping[str, Any]) -> list[str]:
+    failed = stats.get("failed") or []
+    if not failed:
+        return []
+    which = f", the first {N_FAILURES_SHOWN}" if len(failed) > N_FAILURES_SHOWN else ""
+    lines = [f"failed for good{which}:"]
+    for row in failed[:N_FAILURES_SHOWN]:
+        program = f"{row['program']}: " if row.get("program") else ""
+        error = f"{row['error_type']}: {_shorten(row['message'])}"
+        attempts = _count(row["attempts"], "attempt")
+        lines.append(f"  {row['label']}  {program}{error} ({attempts})")
+        tail = str(row.get("output_tail") or "").rstrip().splitlines()[-N_TAIL_LINES:]
+        lines += [f"    | {line[:MESSAGE_LENGTH]}" for line in tail]
+    return lines
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 3] + "..."
+
+
+def _next_line(stats: Mapping[str, Any]) -> str:
+    if stats["status"] == "complete":
+        return ""
+    again = "run the same command again: finished tasks are not repeated"
+    if stats["status"] == "incomplete":
+        return f"next: {again}"
+    advice = advice_for(stats.get("failed") or [])
+    return f"next: {advice}; then {again}" if advice else f"next: {again}"
+
+
+def advice_for(failed: Iterable[Mapping[str, Any]]) -> str:
+    """Say what to do about failures.
+
+    Parameters
+    ----------
+    failed : iterable of mapping
+        With ``error_type`` and ``message``.
+
+    Returns
+    -------
+    str
+        Empty if nothing is known.
+    """
+    found: dict[str, None] = {}
+    for row in failed:
+        for text in (str(row.get("error_type", "")).lower(), str(row.get("message", "")).lower()):
+            hints = [advice for words, advice in _ADVICE if any(word in text for word in words)]
+            if hints:
+                found[hints[0]] = None
+                break
+    return "; ".join(found)

@@ -1,0 +1,246 @@
+"""The report: one HTML page that needs nothing else.
+
+Rules of this file
+------------------
+1. No network, no script. Everything that comes from a file is escaped by the template.
+2. What is missing (no result yet, no store, an old summary) leaves a gap, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcmb_mpi.report import answer, figures
+from qcmb_mpi.report.closing import advice_for
+from qcmb_mpi.report.files import find_files, read_json, replace_file
+from qcmb_mpi.report.snapshot import format_duration, level_name, share
+from qcmb_mpi.report.sources import read_rows
+from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, utilisation
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+N_SLOWEST = 10
+_DEFAULTS: dict[str, Any] = {
+    "n_tasks": 0,
+    "n_computed": 0,
+    "n_reused": 0,
+    "n_failed": 0,
+    "n_slots": 0,
+    "n_ranks": 1,
+    "executor": "",
+    "busy_s": 0.0,
+    "setup_s": None,
+    "assembly_s": 0.0,
+    "efficiency": None,
+}
+
+
+def render_report(
+    result: Mapping[str, Any] | None,
+    summary: Mapping[str, Any] | None,
+    rows: TaskRows | None = None,
+    labels: Sequence[str] = (),
+    *,
+    title: str = "",
+) -> str:
+    """Make the page.
+
+    Parameters
+    ----------
+    result : mapping, optional
+        A ``ManyBodyResult`` as JSON.
+    summary : mapping, optional
+        The run summary.
+    rows : TaskRows, optional
+        When and where tasks ran.
+    labels : sequence of str, optional
+        Of each row.
+    title : str, optional
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    run = _DEFAULTS | dict(summary) if summary else None
+    context = {
+        "title": title or "Many-body expansion",
+        "status": run["status"] if run and run.get("status") else None,
+        "system": answer.system_line(result) if result else "",
+        "cards": _cards(result, run),
+        "summary": run,
+        "failed": run.get("failed") or [] if run else [],
+        "advice": advice_for(run.get("failed") or []) if run else "",
+        "versions": _versions(result, run),
+        "kcal_per_hartree": answer.KCAL_PER_HARTREE,
+        **_answer_context(result),
+        **_run_context(run, rows, labels),
+    }
+    return _template().render(context)
+
+
+def _answer_context(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    if result is None:
+        return {}
+    found = answer.treatments(result)
+    chemistries = {row.model_chemistry for each in found for row in each.rows}
+    curves = {
+        each.name: [(r.nbody, v) for r in each.rows if (v := r.interaction_kcal) is not None]
+        for each in found
+    }
+    curves = {name: points for name, points in curves.items() if points}
+    return {
+        "treatments": found,
+        "has_levels": len(chemistries) > 1,
+        "convergence": Markup(figures.convergence_svg(curves, "kcal/mol")),  # noqa: S704
+        "table": str(result.get("stdout") or "").strip("\n"),
+    }
+
+
+def _run_context(
+    run: Mapping[str, Any] | None, rows: TaskRows | None, labels: Sequence[str]
+) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    if rows is None or len(rows) == 0:
+        return {"slowest": run.get("slowest") or [] if run else []}
+    picture = gantt(rows)
+    n_lanes = len(picture.lanes) + picture.n_hidden
+    n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
+    names = {bar.row: labels[bar.row] for bar in picture.bars} if labels else {}
+    shares = utilisation(rows, n_slots)
+    return {
+        "gantt": Markup(figures.gantt_svg(picture, names)),  # noqa: S704
+        "legend": _legend(picture),
+        "n_hidden": picture.n_hidden,
+        "utilisation": Markup(figures.utilisation_svg(shares, picture.span_s)),  # noqa: S704
+        "mean_utilisation": float(shares.mean()) if len(shares) else None,
+        "slowest": _slowest(rows, labels),
+    }
+
+
+def _legend(picture: Gantt) -> list[tuple[str, str]]:
+    levels = sorted({bar.level for bar in picture.bars})
+    return [(f"n{min(n, 5)}", level_name(n) if n else "tasks") for n in levels]
+
+
+def _slowest(rows: TaskRows, labels: Sequence[str]) -> list[dict[str, Any]]:
+    order = np.lexsort((rows.task, -rows.seconds))[:N_SLOWEST]
+    return [
+        {
+            "label": labels[row] if labels else f"task {rows.task[row]}",
+            "seconds": float(rows.seconds[row]),
+            "rank": int(rows.rank[row]),
+            "slot": int(rows.slot[row]),
+            "host": rows.host[row],
+        }
+        for row in order.tolist()
+    ]
+
+
+def _cards(result: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    cards: list[dict[str, Any]] = [
+        {"what": each.quantity, "value": each.value, "note": each.note, "is_main": True}
+        for each in (answer.headlines(result) if result else ())
+    ]
+    if run is None:
+        return cards
+    reused = f"{run['n_reused']} of them from the store" if run["n_reused"] else ""
+    cards.append({"what": "tasks", "value": f"{run['n_tasks']:,}", "note": reused})
+    if run.get("wall_s") is not None:
+        note = f"{format_duration(run['busy_s'])} of work on {run['n_slots']} slots"
+        cards.append({"what": "wall time", "value": format_duration(run["wall_s"]), "note": note})
+    if run["efficiency"] is not None:
+        note = "of the best any schedule could do"
+        cards.append({"what": "efficiency", "value": share(run["efficiency"]), "note": note})
+    return cards
+
+
+def _versions(result: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    if run and run.get("versions"):
+        return dict(run["versions"])
+    provenance = (result or {}).get("provenance") or {}
+    creator = provenance.get("creator")
+    return {str(creator): provenance.get("version")} if creator else {}
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters |= {
+        "fixed": lambda value, digits: "" if value is None else f"{value:.{digits}f}",
+        "duration": format_duration,
+        "level": level_name,
+        "share": share,
+        "bytes": _bytes,
+    }
+    text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def _bytes(n_bytes: int | None) -> str:
+    """Write a size for people, in powers of 1024."""
+    if not n_bytes:
+        return ""
+    size, units = float(n_bytes), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    for larger in units:
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+
+
+def write_report(path: Path | str, html: str) -> None:
+    """Write the page; the file is replaced as a whole.
+
+    Parameters
+    ----------
+    path : Path or str
+    html : str
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    replace_file(path, html)
+
+
+def report_for(path: Path | str) -> str:
+    """Make the page of a run from any of its files.
+
+    Parameters
+    ----------
+    path : Path or str
+        RESULT, STORE or summary; the others are found beside it.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, or a file is not what its name says.
+    """
+    files = find_files(path)
+    result = read_json(files.result) if files.result else None
+    summary = read_json(files.summary) if files.summary else None
+    given = files.result or files.summary or files.store or Path(path)
+    rows, labels = None, list[str]()
+    if files.store is not None:
+        rows, labels = read_rows(files.store, (result or {}).get("input_data"))
+    return render_report(result, summary, rows, labels, title=given.name.split(".")[0])

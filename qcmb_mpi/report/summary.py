@@ -1,0 +1,376 @@
+"""What a run did and what it cost: the run summary, and the lines people read at the end.
+
+Rules of this file
+------------------
+1. Aggregates only: a few numbers per level, agent and class; nothing per task but failures.
+2. Durations come from the ``now`` that is passed in (a monotonic clock), never from the wall clock.
+3. ``busy_s`` counts attempts that gave a result. Time lost in failed attempts is ``wasted_s``, so
+   that failures lower the efficiency instead of raising it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
+from qcmb_mpi.report.files import replace_file, write_summary
+from qcmb_mpi.report.snapshot import LevelCount, Snapshot
+from qcmb_mpi.report.tallies import (
+    AgentInfo,
+    AgentTally,
+    LevelTally,
+    MedianSketch,
+    PredictedClass,
+    Prediction,
+    costs,
+    level_of,
+    rounded,
+)
+
+if TYPE_CHECKING:
+    from qcmb_mpi.execution.outcome import Outcome
+    from qcmb_mpi.expansion.plan import TaskSpace
+
+__all__ = [
+    "AgentInfo",
+    "RunSummary",
+    "compute_execution_stats",
+    "format_execution_summary",
+    "replace_file",
+    "versions",
+    "write_summary",
+]
+
+STATUSES = ("complete", "failed", "incomplete")
+PACKAGES = ("qcmb_mpi", "qcmanybody", "qcengine", "qcelemental", "numpy", "mpi4py")
+N_SLOWEST = 10
+
+
+class RunSummary:
+    """Collects what a run does, as it does it.
+
+    Parameters
+    ----------
+    spaces : TaskSpace or mapping of int to TaskSpace
+        By the numbers of :attr:`Outcome.space`, a single one being 0; more come by
+        :meth:`add_space`.
+    executor : str
+        Name of the executor.
+    start_s : float
+        When the run began, on the clock of every ``now``.
+    n_ranks : int, optional
+    started_at_s : float, optional
+        The date to show, seconds since the epoch; default now. Nothing is computed from it.
+    """
+
+    def __init__(
+        self,
+        spaces: TaskSpace | Mapping[int, TaskSpace],
+        executor: str,
+        *,
+        start_s: float,
+        n_ranks: int = 1,
+        started_at_s: float | None = None,
+    ) -> None:
+        self._started_at_s = time.time() if started_at_s is None else started_at_s
+        self._executor, self._n_ranks, self._start_s = executor, n_ranks, start_s
+        self._spaces: dict[int, TaskSpace] = {}
+        self._levels: dict[tuple[str, int | str], LevelTally] = {}
+        self._level_of_block: dict[int, list[LevelTally]] = {}
+        self._predictions: dict[int, Prediction] = {}
+        self._agents: dict[int, AgentTally] = {}
+        self._failed: list[dict[str, Any]] = []
+        self._slowest: list[tuple[float, int, int, int, int, str]] = []
+        self._programs: set[tuple[str, str]] = set()
+        self._notes: dict[str, Any] = {}
+        self._errors = MedianSketch()
+        self._predicted_s = self._measured_s = 0.0
+        self._busy_s = self._wasted_s = self._longest_s = self._assembly_s = 0.0
+        self._n_computed = self._n_reused = self._n_retries = self._n_slots = 0
+        self._first_start_s: float | None = None
+        for number, space in (spaces if isinstance(spaces, Mapping) else {0: spaces}).items():
+            self.add_space(number, space)
+
+    def add_space(self, number: int, space: TaskSpace) -> None:
+        """Take in one more task space."""
+        labels = [mc.label for mc in space.expansion.model_chemistries]
+        levels = []
+        for block in space.blocks:
+            label = labels[block.model_chemistry]
+            nbody = level_of(space, block.model_chemistry, block.n_real)
+            level = self._levels.setdefault((label, nbody), LevelTally(label, nbody))
+            level.n_tasks += block.n_tasks
+            level.finished_at = None
+            levels.append(level)
+        self._spaces[number] = space
+        self._level_of_block[number] = levels
+
+    def predicted(self, classes: Iterable[PredictedClass], *, space: int = 0) -> None:
+        """Note what the tasks of a space were predicted to cost, before they ran."""
+        self._predictions[space] = Prediction(classes)
+
+    def note(self, **values: Any) -> None:
+        """Add fields of the caller's own to the summary (``layout``, ``files``, ...)."""
+        self._notes.update(values)
+
+    def agent_joined(self, info: AgentInfo) -> None:
+        """Note a new agent; its rank is the name that :meth:`observe` uses."""
+        self._agents[info.rank] = AgentTally(info)
+        present = sum(a.info.slots for a in self._agents.values() if not a.lost)
+        self._n_slots = max(self._n_slots, present)
+
+    def agent_lost(self, rank: int) -> None:
+        """Note that an agent has gone before its time."""
+        if rank in self._agents:
+            self._agents[rank].lost = True
+
+    def first_start(self, now: float) -> None:
+        """Note that the first task starts; later calls change nothing."""
+        if self._first_start_s is None:
+            self._first_start_s = now
+
+    def reused(self, ids: ArrayLike, *, space: int = 0, now: float | None = None) -> None:
+        """Note tasks whose results were in the store already (as array of ids)."""
+        tasks = np.atleast_1d(np.asarray(ids, np.int64))
+        self._n_reused += len(tasks)
+        moment = self._start_s if now is None else now
+        self._count_done(space, tasks, np.zeros(len(tasks)), moment)
+
+    def retried(self, n: int = 1) -> None:
+        """Note tasks begun anew whose attempt left no outcome (their agent was lost).
+
+        Failed attempts that :meth:`observe` sees are counted without being told.
+        """
+        self._n_retries += n
+
+    def assembly(self, seconds: float) -> None:
+        """Note the time the assembly took."""
+        self._assembly_s += seconds
+
+    def failed(
+        self,
+        label: str,
+        error_type: str,
+        message: str,
+        *,
+        attempts: int,
+        program: str = "",
+        output_tail: str = "",
+    ) -> None:
+        """Note a task that failed for good."""
+        row = {"label": label, "error_type": error_type, "message": message, "attempts": attempts}
+        self._failed.append(row | {"program": program, "output_tail": output_tail})
+        self._n_retries -= attempts > 0
+
+    def observe(self, outcomes: Sequence[Outcome], agent: int, *, now: float) -> None:
+        """Take in attempts as they come back.
+
+        Parameters
+        ----------
+        outcomes : sequence of Outcome
+            Those with a result count as computed; of the others only the time is noted.
+        agent : int
+            Rank of the agent they came from.
+        now : float
+        """
+        if not outcomes:
+            return
+        self.first_start(max(now - max(o.seconds for o in outcomes), self._start_s))
+        by_space: defaultdict[int, list[Outcome]] = defaultdict(list)
+        for outcome in outcomes:
+            if outcome.failure is None:
+                by_space[outcome.space].append(outcome)
+            else:
+                self._wasted_s += outcome.seconds
+                self._n_retries += 1
+        known = self._agents.setdefault(
+            agent, AgentTally(AgentInfo(agent, outcomes[0].host, 0, 0, 0))
+        )
+        for space, done in by_space.items():
+            self._observe_done(space, done, known, now)
+
+    def _observe_done(self, space: int, done: list[Outcome], agent: AgentTally, now: float) -> None:
+        ids = np.fromiter((o.task for o in done), np.int64, len(done))
+        seconds = np.fromiter((o.seconds for o in done), np.float64, len(done))
+        self._n_computed += len(done)
+        self._busy_s += float(seconds.sum())
+        self._longest_s = max(self._longest_s, float(seconds.max()))
+        agent.n_tasks += len(done)
+        agent.busy_s += float(seconds.sum())
+        agent.peak_bytes = max(agent.peak_bytes, max(o.peak_bytes for o in done))
+        self._programs.update({(o.program, o.version) for o in done if o.program})
+        self._note_slowest(space, done)
+        self._note_prediction(space, ids, seconds)
+        self._count_done(space, ids, seconds, now)
+
+    def _count_done(
+        self, space: int, ids: NDArray[np.int64], seconds: NDArray[np.float64], now: float
+    ) -> None:
+        blocks = np.asarray(self._spaces[space].block_of(ids), np.intp)
+        counts, busy = np.bincount(blocks), np.bincount(blocks, seconds)
+        for block in np.flatnonzero(counts):
+            level = self._level_of_block[space][block]
+            level.n_done += int(counts[block])
+            level.busy_s += float(busy[block])
+            if level.n_done == level.n_tasks:
+                level.finished_at = now
+
+    def _note_slowest(self, space: int, done: list[Outcome]) -> None:
+        floor = self._slowest[0][0] if len(self._slowest) == N_SLOWEST else -1.0
+        for o in done:
+            if o.seconds > floor:
+                heapq.heappush(self._slowest, (o.seconds, space, o.task, o.rank, o.slot, o.host))
+        while len(self._slowest) > N_SLOWEST:
+            heapq.heappop(self._slowest)
+
+    def _note_prediction(
+        self, space: int, ids: NDArray[np.int64], seconds: NDArray[np.float64]
+    ) -> None:
+        if space not in self._predictions:
+            return
+        predicted = self._predictions[space].of(ids)
+        known = np.isfinite(predicted) & (seconds > 0)
+        self._predicted_s += float(predicted[known].sum())
+        self._measured_s += float(seconds[known].sum())
+        self._errors.add(np.abs(predicted[known] - seconds[known]) / seconds[known])
+
+    def snapshot(
+        self, now: float, *, n_busy: int = 0, remaining_s: float | None = None
+    ) -> Snapshot:
+        """Give the state of this moment, for :class:`~qcmb_mpi.report.progress.Progress`."""
+        levels = tuple(
+            LevelCount(level.model_chemistry, level.nbody, level.n_done, level.n_tasks)
+            for level in self._levels.values()
+        )
+        return Snapshot(
+            n_tasks=self._n_tasks,
+            n_done=self._n_computed + self._n_reused,
+            n_reused=self._n_reused,
+            n_failed=len(self._failed),
+            n_retries=max(self._n_retries, 0),
+            n_busy=n_busy,
+            n_slots=sum(a.info.slots for a in self._agents.values() if not a.lost),
+            elapsed_s=now - self._start_s,
+            remaining_s=remaining_s,
+            levels=levels,
+        )
+
+    @property
+    def _n_tasks(self) -> int:
+        return sum(space.n_tasks for space in self._spaces.values())
+
+    def finish(self, status: str, now: float) -> dict[str, Any]:
+        """Close the books.
+
+        Parameters
+        ----------
+        status : {"complete", "failed", "incomplete"}
+        now : float
+
+        Returns
+        -------
+        dict
+            The fields of ``*.run.json``. ``efficiency`` is None where nothing was computed,
+            ``setup_s`` where no task started, ``finished_s`` of a level that is not finished.
+
+        Raises
+        ------
+        ValueError
+            For another status.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"status: {status!r} is none of {', '.join(STATUSES)}")
+        wall_s = now - self._start_s
+        return {
+            "status": status,
+            "n_tasks": self._n_tasks,
+            "n_computed": self._n_computed,
+            "n_reused": self._n_reused,
+            "n_failed": len(self._failed),
+            "n_retries": max(self._n_retries, 0),
+            "wall_s": rounded(wall_s),
+            "setup_s": rounded(self._since_start(self._first_start_s)),
+            "assembly_s": rounded(self._assembly_s),
+            **costs(self._busy_s, self._longest_s, self._n_slots, wall_s),
+            "wasted_s": rounded(self._wasted_s),
+            "executor": self._executor,
+            "n_ranks": self._n_ranks,
+            "agents": [a.as_dict() for _, a in sorted(self._agents.items())],
+            "failed": list(self._failed),
+            "levels": [self._level_row(level) for level in self._levels.values()],
+            "slowest": self._slowest_rows(),
+            "prediction": self._prediction_row(),
+            "versions": versions(self._programs),
+            "started": _date(self._started_at_s),
+            **self._notes,
+        }
+
+    def _since_start(self, moment: float | None) -> float | None:
+        return None if moment is None else moment - self._start_s
+
+    def _level_row(self, level: LevelTally) -> dict[str, Any]:
+        row = {"model_chemistry": level.model_chemistry, "nbody": level.nbody}
+        counts = {"n_tasks": level.n_tasks, "n_done": level.n_done}
+        finished_s = rounded(self._since_start(level.finished_at))
+        return row | counts | {"busy_s": rounded(level.busy_s), "finished_s": finished_s}
+
+    def _slowest_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for seconds, space, task, rank, slot, host in sorted(self._slowest, reverse=True):
+            label = self._spaces[space].labels(np.array([task], np.int64))[0]
+            where = {"rank": rank, "slot": slot, "host": host}
+            rows.append({"label": label, "seconds": rounded(seconds)} | where)
+        return rows
+
+    def _prediction_row(self) -> dict[str, Any]:
+        error = self._errors.value()
+        has_any = error is not None
+        return {
+            "predicted_s": rounded(self._predicted_s) if has_any else None,
+            "measured_s": rounded(self._measured_s) if has_any else None,
+            "median_relative_error": None if error is None else round(error, 4),
+        }
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def versions(programs: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+    """Collect the versions of what computed.
+
+    Parameters
+    ----------
+    programs : iterable of (name, version)
+        Quantum chemistry programs, as the outcomes name them.
+
+    Returns
+    -------
+    dict
+        Of Python, our own and the QCArchive packages that are installed, and the programs;
+        several versions of one program are joined by a comma.
+    """
+    found = {package: _version(package) for package in PACKAGES}
+    present = {name: version for name, version in found.items() if version is not None}
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, version in sorted(programs):
+        names[name].append(version or "unknown")
+    joined = {name: ", ".join(each) for name, each in names.items()}
+    return {"python": platform.python_version()} | present | joined
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

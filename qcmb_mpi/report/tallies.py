@@ -1,0 +1,188 @@
+"""Small running totals that a run summary is made of.
+
+Rules of this file
+------------------
+1. Constant memory per level, agent and class; nothing per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from qcmb_mpi.expansion.plan import TaskSpace
+
+Ids = range | NDArray[np.integer[Any]]
+
+
+class PredictedClass(Protocol):
+    """Tasks predicted to cost the same (``scheduling.messages.TaskClass`` is one)."""
+
+    @property
+    def ids(self) -> Ids:
+        """The tasks."""
+
+    @property
+    def cost_s(self) -> float:
+        """Predicted seconds of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as it introduced itself.
+
+    Parameters
+    ----------
+    rank : int
+    host : str
+    cores : int
+        Cores it may use.
+    slots, threads : int
+        Tasks at once, and threads of each.
+    memory_limit_bytes : int, optional
+    """
+
+    rank: int
+    host: str
+    cores: int
+    slots: int
+    threads: int
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class AgentTally:
+    """What one agent has done so far."""
+
+    info: AgentInfo
+    n_tasks: int = 0
+    busy_s: float = 0.0
+    peak_bytes: int = 0
+    lost: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the row of the summary."""
+        counts = {"n_tasks": self.n_tasks, "busy_s": rounded(self.busy_s), "lost": self.lost}
+        return asdict(self.info) | counts | {"peak_bytes": self.peak_bytes}
+
+
+@dataclass(slots=True)
+class LevelTally:
+    """How far one n-body level of one model chemistry is, and what it cost."""
+
+    model_chemistry: str
+    nbody: int | str
+    n_tasks: int = 0
+    n_done: int = 0
+    busy_s: float = 0.0
+    finished_at: float | None = None
+
+
+@dataclass(slots=True)
+class MedianSketch:
+    """Median of positive numbers to 2 % in constant memory: a histogram over their logarithms."""
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(802, np.int64))
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count values."""
+        with np.errstate(divide="ignore"):
+            bins = np.floor(np.log10(values) * 100) + 401  # 1e-4 ... 1e4, under- and overflow
+        np.add.at(self.counts, np.clip(bins, 0, 801).astype(np.intp), 1)
+
+    def value(self) -> float | None:
+        """Give the median; None of nothing, 0.0 below 1e-4."""
+        total = int(self.counts.sum())
+        if total == 0:
+            return None
+        middle = int(np.searchsorted(np.cumsum(self.counts), (total + 1) // 2))
+        return 0.0 if middle == 0 else float(10 ** ((middle - 400.5) / 100))
+
+
+class Prediction:
+    """Predicted seconds per task of one space, kept per class."""
+
+    def __init__(self, classes: Iterable[PredictedClass]) -> None:
+        self._classes = [(_ascending(one.ids), float(one.cost_s)) for one in classes]
+
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Look up the prediction for each id; NaN where there is none."""
+        found = np.full(len(ids), np.nan)
+        for members, cost_s in self._classes:
+            found[_is_in(ids, members)] = cost_s
+        return found
+
+
+def _ascending(ids: Ids) -> Ids:
+    """Sort an array that is not; a range as it is."""
+    if isinstance(ids, range) or bool(np.all(ids[1:] >= ids[:-1])):
+        return ids
+    return np.sort(ids)
+
+
+def _is_in(ids: NDArray[np.int64], members: Ids) -> NDArray[np.bool_]:
+    """Test membership in ascending ``members``."""
+    if len(members) == 0:
+        return np.zeros(len(ids), np.bool_)
+    if isinstance(members, range):
+        steps, rest = np.divmod(ids - members.start, members.step)
+        inside: NDArray[np.bool_] = (steps >= 0) & (steps < len(members)) & (rest == 0)
+        return inside
+    where = np.minimum(np.searchsorted(members, ids), len(members) - 1)
+    return np.asarray(members[where] == ids, np.bool_)
+
+
+def level_of(space: TaskSpace, model_chemistry: int, n_real: int) -> int | str:
+    """Name the n-body level of tasks: a number, or ``"supersystem"``.
+
+    Parameters
+    ----------
+    space : TaskSpace
+    model_chemistry : int
+        Index in the expansion.
+    n_real : int
+
+    Returns
+    -------
+    int or str
+    """
+    levels, n_fragments = space.expansion.levels, space.expansion.system.n_fragments
+    is_supersystem = model_chemistry == levels.supersystem and n_real == n_fragments
+    is_level = n_real in levels.nbodies[model_chemistry]
+    return "supersystem" if is_supersystem and not is_level else n_real
+
+
+def costs(busy_s: float, longest_s: float, n_slots: int, wall_s: float) -> dict[str, Any]:
+    """Compare a run with the best possible.
+
+    Parameters
+    ----------
+    busy_s, longest_s : float
+        Sum and maximum over tasks of wall seconds.
+    n_slots : int
+    wall_s : float
+
+    Returns
+    -------
+    dict
+        ``busy_s``, ``n_slots``, ``lower_bound_s`` = max(longest, busy / slots) and ``efficiency``
+        = lower bound / wall, None where nothing was computed.
+    """
+    lower_bound_s = max(longest_s, busy_s / n_slots if n_slots else 0.0)
+    efficiency = lower_bound_s / wall_s if busy_s > 0 and wall_s > 0 else None
+    return {
+        "busy_s": rounded(busy_s),
+        "n_slots": n_slots,
+        "lower_bound_s": rounded(lower_bound_s),
+        "efficiency": rounded(efficiency),
+    }
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Cut a number to microseconds, for a file that people read."""
+    return None if seconds is None else round(seconds, 6)

@@ -1,0 +1,92 @@
+"""Outcomes, rows and results made up for the tests of what people see."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.scheduling.policy import ErrorClass
+
+
+def done(task: int, seconds: float = 1.0, **changes: Any) -> Outcome:
+    """Make an attempt that gave a result."""
+    fields: dict[str, Any] = {
+        "space": 0,
+        "start_s": 1000.0,
+        "energy_hartree": -1.0,
+        "program": "toy",
+        "version": "1.0",
+        "host": "node1",
+    }
+    return Outcome(task=task, seconds=seconds, **(fields | changes))
+
+
+def lost(task: int, seconds: float = 1.0, **changes: Any) -> Outcome:
+    """Make an attempt that gave none."""
+    failure = Failure(ErrorClass.CONVERGENCE, "convergence_error", "SCF did not converge")
+    return done(task, seconds, energy_hartree=None, failure=failure, **changes)
+
+
+def make_rows(
+    n_fragments: int = 16, n_lanes: int = 4, *, slots_per_rank: int = 2
+) -> tuple[TaskRows, list[str]]:
+    """Schedule all clusters of up to three fragments, the largest first."""
+    rng = np.random.default_rng(1)
+    labels, levels = [], []
+    for size in (3, 2, 1):
+        for cluster in itertools.combinations(range(1, n_fragments + 1), size):
+            labels.append(json.dumps(["mp2", list(cluster), list(cluster)]))
+            levels.append(size)
+    level = np.array(levels)
+    seconds = 0.3 * 3.0**level * rng.lognormal(0.0, 0.1, len(level))
+    free_s = np.zeros(n_lanes)
+    start_s, lane = np.empty(len(level)), np.empty(len(level), np.int64)
+    for row in range(len(level)):
+        lane[row] = free_s.argmin()
+        start_s[row] = free_s[lane[row]]
+        free_s[lane[row]] += seconds[row] + 0.01
+    columns: dict[str, Any] = {
+        "task": np.arange(len(level)),
+        "start_s": 1.8e9 + start_s,
+        "seconds": seconds,
+        "rank": lane // slots_per_rank,
+        "slot": lane % slots_per_rank,
+        "host": [f"node{each // slots_per_rank}" for each in lane.tolist()],
+        "level": level,
+    }
+    return TaskRows.from_columns(columns), labels
+
+
+def make_result(**changes: Any) -> dict[str, Any]:
+    """Make a ManyBodyResult with the names QCManyBody 0.8 uses."""
+    properties: dict[str, Any] = {"calcinfo_nfr": 4, "calcinfo_natom": 12}
+    energies = {"cp": (-4.0, -4.02, -4.025), "nocp": (-4.0, -4.03, -4.033)}
+    for name, through in energies.items():
+        for nbody, total in enumerate(through, 1):
+            properties[f"{name}_corrected_total_energy_through_{nbody}_body"] = total
+            interaction = total - through[0]
+            properties[f"{name}_corrected_interaction_energy_through_{nbody}_body"] = interaction
+        properties[f"{name}_corrected_2_body_contribution_to_energy"] = through[1] - through[0]
+        properties[f"{name}_corrected_3_body_contribution_to_energy"] = through[2] - through[1]
+    specification = {
+        "keywords": {"bsse_type": ["nocp", "cp"], "max_nbody": 3},
+        "specification": {
+            "(auto)": {"program": "pyscf", "model": {"method": "mp2", "basis": "cc-pvdz"}}
+        },
+        "driver": "energy",
+    }
+    result = {
+        "schema_name": "qcschema_many_body_result",
+        "success": True,
+        "properties": properties,
+        "input_data": {"molecule": {"name": "water4"}, "specification": specification},
+        "provenance": {"creator": "qcmb_mpi", "version": "0.1.0"},
+        "return_result": -4.033,
+        "stdout": "\n ==> N-Body <==\n",
+    }
+    return result | changes
