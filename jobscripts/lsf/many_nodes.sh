@@ -1,0 +1,23 @@
+#!/bin/bash
+#BSUB -J input
+#BSUB -n 128
+#BSUB -R "span[ptile=32]"
+#BSUB -x
+#BSUB -W 60
+#BSUB -o input.%J.log
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+
+hosts=hosts.$LSB_JOBID
+sort -u "$LSB_DJOB_HOSTFILE" >"$hosts"
+exec mpiexec --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hosts" \
+  "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"

@@ -1,0 +1,34 @@
+#!/bin/bash
+#BSUB -J input
+#BSUB -n 128
+#BSUB -R "span[ptile=32]"
+#BSUB -x
+#BSUB -W 60
+#BSUB -o input.%J.log
+#BSUB -r
+#BSUB -Q "75"
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+
+rm -f "$summary"
+hosts=hosts.$LSB_JOBID
+sort -u "$LSB_DJOB_HOSTFILE" >"$hosts"
+mpiexec --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hosts" \
+  "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"
+
+read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
+case $state in
+  complete) exit 0 ;;
+  incomplete) exit 75 ;; # -Q "75": LSF puts the job back into the queue
+esac
+exit 1

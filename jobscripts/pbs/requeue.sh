@@ -1,0 +1,35 @@
+#!/bin/bash
+#PBS -N input
+#PBS -l select=4:ncpus=32:mpiprocs=1
+#PBS -l place=scatter:excl
+#PBS -l walltime=1:00:00
+#PBS -j oe
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+script=requeue.sh # this file's name: it submits itself again
+max_restarts=20
+
+cd "$PBS_O_WORKDIR" || exit 1
+rm -f "$summary"
+mpiexec --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
+  "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"
+code=$?
+
+read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
+case $state in
+  complete) exit 0 ;;
+  failed) exit 1 ;;
+esac
+[ "$code" -ne 2 ] || exit 2 # the input was refused
+[ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
+qsub -v QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1)) "$script"

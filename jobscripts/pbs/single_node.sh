@@ -1,0 +1,20 @@
+#!/bin/bash
+#PBS -N input
+#PBS -l select=1:ncpus=32:mpiprocs=1
+#PBS -l place=scatter:excl
+#PBS -l walltime=1:00:00
+#PBS -j oe
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+
+cd "$PBS_O_WORKDIR" || exit 1
+exec "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"

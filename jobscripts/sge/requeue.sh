@@ -1,0 +1,33 @@
+#!/bin/bash
+#$ -N input
+#$ -pe mpi 128
+#$ -l h_rt=1:00:00
+#$ -r y
+#$ -cwd
+#$ -S /bin/bash
+#$ -j y
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+
+rm -f "$summary"
+hosts=hosts.$JOB_ID
+awk '{print $1" slots=1"}' "$PE_HOSTFILE" >"$hosts"
+mpiexec --bind-to none -n "$NHOSTS" --hostfile "$hosts" \
+  "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"
+
+read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
+case $state in
+  complete) exit 0 ;;
+  incomplete) exit 99 ;; # Grid Engine puts the job back into the queue
+esac
+exit 1

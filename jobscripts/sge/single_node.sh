@@ -1,0 +1,21 @@
+#!/bin/bash
+#$ -N input
+#$ -pe smp 32
+#$ -l s_rt=0:55:00,h_rt=1:00:00
+#$ -notify
+#$ -cwd
+#$ -S /bin/bash
+#$ -j y
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+
+exec "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}"

@@ -1,0 +1,40 @@
+#!/bin/bash
+#SBATCH --job-name=input
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=1:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+# ---- settings
+export PATH=$HOME/qcmb/bin:$PATH # where qcmb_mpi is installed
+python=$(command -v python) # its full path: other nodes may have another PATH
+input=input.json
+result=input.result.json
+summary=input.run.json # done when this says complete, whatever exit codes say
+stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
+options=() # of `qcmb-mpi run`
+# ----
+max_restarts=20
+
+rm -f "$summary"
+mpiexec --bind-to none -n "$SLURM_NTASKS" \
+  "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
+  --walltime "$stop_after" "${options[@]}" &
+child=$!
+trap 'kill -USR1 "$child"' USR1
+while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
+  wait "$child"
+  code=$?
+done
+read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
+case $state in
+  complete) exit 0 ;;
+  failed) exit 1 ;;
+esac
+[ "$code" -ne 2 ] || exit 2 # the input was refused
+[ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75
+scontrol requeue "$SLURM_JOB_ID"

@@ -1,0 +1,140 @@
+"""The commands of ``python -m qcmb_mpi``.
+
+Rules of this file
+------------------
+1. A command imports what it needs when it runs, so that every answer is quick.
+2. Exit codes are INTERFACE's: 0, 1, 2, 75, 70.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qcmb_mpi import runner
+from qcmb_mpi.errors import InputError, QcmbError
+from qcmb_mpi.options import parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        args = parse(words)
+        args.words = words
+        return _COMMANDS[args.command](args)
+    except QcmbError as error:
+        return runner.complain(error)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from qcmb_mpi import forecast, schema
+
+    loaded = schema.read_input(args.input, options=runner.input_options(args))
+    plan = forecast.make_plan(loaded, runner.executor_config(args))
+    print(json.dumps(plan, indent=2) if args.json else forecast.format_plan(plan))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from qcmb_mpi.report.html import report_for, write_report
+
+    output = args.output or runner.sibling(args.path, ".report.html")
+    runner.check_writable(output, "-o")
+    write_report(output, report_for(args.path))
+    print(f"written: {output}", file=sys.stderr)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from qcmb_mpi.report.status import format_status, status_of
+
+    status = status_of(args.path)
+    print(json.dumps(status, indent=2) if args.json else format_status(status))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from qcmb_mpi import schema
+    from qcmb_mpi.store import Store
+
+    path = args.store or runner.sibling(args.result, ".store.sqlite")
+    if not path.exists():
+        raise InputError("--store", "does not exist", value=str(path))
+    with Store.open(path, is_read_only=True) as store:
+        verdict = schema.verify(args.result, store)
+    print(verdict)
+    return 0 if verdict.is_ok else 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from qcmb_mpi import doctor
+
+    findings = doctor.diagnose()
+    print(doctor.to_json(findings) if args.json else doctor.render(findings))
+    return int(any(finding.status == "problem" for finding in findings))
+
+
+def _jobscript(args: argparse.Namespace) -> int:
+    from qcmb_mpi.jobscript import JobOptions, render_jobscript
+
+    job = JobOptions(nodes=args.nodes, cores=args.cores, is_requeued=args.requeue)
+    words = _words_for_run(args)
+    print(render_jobscript(args.scheduler, args.input, options=words, job=job), end="")
+    return 0
+
+
+def _words_for_run(args: argparse.Namespace) -> list[str]:
+    """Return the words of the command line that ``run`` is to get."""
+    words = iter(args.words)
+    ours = {args.scheduler, args.input}
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word in ours:
+            ours.remove(word)
+        elif name in ("--nodes", "--cores"):
+            if not equals:
+                next(words)
+        elif word not in ("jobscript", "--requeue"):
+            kept.append(word)
+    return kept
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from qcmb_mpi import simulation
+
+    figures = simulation.run(args)
+    print(json.dumps(figures, indent=2) if args.json else simulation.format_figures(figures))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[Any], int]] = {
+    "run": runner.run,
+    "plan": _plan,
+    "report": _report,
+    "status": _status,
+    "verify": _verify,
+    "doctor": _doctor,
+    "jobscript": _jobscript,
+    "simulate": _simulate,
+}

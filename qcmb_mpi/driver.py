@@ -1,0 +1,396 @@
+"""The composition root: input -> task space -> pool -> store -> numbers -> result and summary.
+
+Rules of this file
+------------------
+1. Rooms are put together here and nowhere else; no room is done here.
+2. Every way out leaves a summary that says how the run ended, and a store that can be resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcmb_mpi import schema
+from qcmb_mpi.errors import InputError, Interrupted, QcmbError, TasksFailed
+from qcmb_mpi.execution.dispatch import Dispatcher, Job, Observer, Stop
+from qcmb_mpi.execution.engine import QCEngineRecipe
+from qcmb_mpi.execution.executors.base import Executor
+from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.expansion.assembly import assemble
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.forecast import forecast, thread_limit
+from qcmb_mpi.report import summary as summaries
+from qcmb_mpi.report.events import EventLog
+from qcmb_mpi.report.progress import Progress, SilentProgress
+from qcmb_mpi.report.sources import rows_of
+from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.scheduling import messages as m
+from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
+from qcmb_mpi.store import Store
+
+_LOG = logging.getLogger(__name__)
+_MARGIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run one expansion; the executor has its own options.
+
+    Parameters
+    ----------
+    store : Path, optional
+        The result store; None keeps results only while the run lasts.
+    is_fresh : bool
+        Do not reuse results in the store.
+    is_stopping_on_failure : bool
+        Stop after the first task that failed for good, instead of going on with the others.
+    order : {"lpt", "level"}
+    deadline_s : float, optional
+        Seconds from now after which nothing runs any more.
+    cluster_properties : {"auto", "all", "none"}
+    events : Path, optional
+        Where to log every event and decision.
+    wants_timeline : bool
+        Whether the end is to tell when and where every task ran.
+    """
+
+    store: Path | None = None
+    is_fresh: bool = False
+    is_stopping_on_failure: bool = False
+    order: str = "lpt"
+    deadline_s: float | None = None
+    cluster_properties: str = "auto"
+    events: Path | None = None
+    wants_timeline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended.
+
+    Parameters
+    ----------
+    status : {"complete", "failed", "incomplete"}
+    result : ManyBodyResult, optional
+        Set if and only if complete.
+    summary : dict
+        The fields of ``*.run.json``.
+    timeline : tuple of TaskRows and list of str, optional
+        When and where every task ran, and their labels.
+    """
+
+    status: str
+    result: Any
+    summary: dict[str, Any]
+    timeline: tuple[TaskRows, list[str]] | None = None
+
+    def raise_if_unfinished(self) -> None:
+        """Raise what a Python caller should see instead of a result.
+
+        Raises
+        ------
+        TasksFailed
+            Some tasks failed for good.
+        Interrupted
+            The run was stopped early.
+        """
+        if self.status == "failed":
+            failed = tuple(self.summary["failed"])
+            first = failed[0]
+            message = f"{first['label']}: {first['error_type']}: {first['message']}"
+            raise TasksFailed(
+                f"{len(failed)} tasks failed for good, first {message}", failed=failed
+            )
+        if self.status == "incomplete":
+            n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
+            raise Interrupted(f"stopped early with {n_left} tasks left; run again to go on")
+
+
+def run_expansion(
+    loaded: schema.LoadedInput,
+    executor: Executor,
+    options: RunOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    start_s: float | None = None,
+    before_work: Callable[[], None] = lambda: None,
+) -> RunEnd:
+    """Run a many-body expansion on the master.
+
+    Parameters
+    ----------
+    loaded : LoadedInput
+    executor : Executor
+        Initialised or not; it stays warm.
+    options : RunOptions, optional
+    progress : Progress, optional
+    stop : Stop, optional
+        By default SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are heard while it runs.
+    start_s : float, optional
+        When the run began, on the monotonic clock; default now.
+    before_work : callable, optional
+        Called when every check is passed, before the first task.
+
+    Returns
+    -------
+    RunEnd
+
+    Raises
+    ------
+    QcmbError
+        Nothing was run: a program is missing, the store is somebody else's, ...
+    """
+    options = options or RunOptions()
+    space = TaskSpace(loaded.expansion)
+    began_s = time.monotonic() if start_s is None else start_s
+    number = executor.next_space()
+    summary = summaries.RunSummary(
+        {number: space}, executor.name, start_s=began_s, n_ranks=executor.n_ranks
+    )
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(_opened(options.store, executor.config.checkpoint_interval))
+        stop = stop or stack.enter_context(heed_signals())
+        log = stack.enter_context(EventLog(options.events)) if options.events else None
+        store.attach(number, space)
+        if options.is_fresh:
+            store.forget(number)
+        run = _Run(loaded, space, number, executor, options, store=store, summary=summary)
+        watcher = _Watcher(space, summary, progress or SilentProgress(), log)
+        is_through = run.work(watcher, stop, before_work)
+        store.flush()
+        end = run.conclude(is_through, watcher)
+        run.note_status(end.status)
+    return end
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None, interval_s: float) -> Iterator[Store]:
+    """Open the store; if nothing is run because of an error, leave no new file behind."""
+    is_new = path is not None and not path.exists()
+    try:
+        with Store.open(path, commit_interval_s=interval_s) as store:
+            yield store
+            is_new = False
+    except QcmbError as error:
+        if path is not None and is_new and error.exit_code == InputError.exit_code:
+            path.unlink(missing_ok=True)
+        raise
+
+
+class _Run:
+    """One expansion on one pool."""
+
+    def __init__(
+        self,
+        loaded: schema.LoadedInput,
+        space: TaskSpace,
+        number: int,
+        executor: Executor,
+        options: RunOptions,
+        *,
+        store: Store,
+        summary: summaries.RunSummary,
+    ) -> None:
+        self._loaded = loaded
+        self._space = space
+        self._number = number
+        self._executor = executor
+        self._options = options
+        self._store = store
+        self._summary = summary
+
+    def work(self, watcher: _Watcher, stop: Stop, before_work: Callable[[], None]) -> bool:
+        """Run what is not in the store; return False if stopped early."""
+        loaded, config, store = self._loaded, self._executor.config, self._store
+        done = store.done(self._number, with_records=loaded.wants_records)
+        self._summary.reused(done, space=self._number)
+        classes = forecast(self._space)
+        self._summary.predicted(classes, space=self._number)
+        recipe = QCEngineRecipe(loaded.expansion, config.imports, loaded.wants_records)
+        job = Job(self._number, recipe, classes, done)
+        dispatcher = Dispatcher(
+            self._executor.transport,
+            self._executor.n_ranks,
+            store,
+            options=SchedulerOptions(
+                n_retries=config.max_retries,
+                order=self._options.order,
+                is_stopping_on_failure=self._options.is_stopping_on_failure,
+            ),
+            observer=watcher,
+            stop=stop,
+            timeout_s=config.timeout_per_task,
+            scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
+        )
+        if self._options.deadline_s is not None:
+            left_s = self._options.deadline_s - _MARGIN_S
+            dispatcher.set_deadline(time.monotonic() + left_s)
+        limit = thread_limit(self._space)
+        try:
+            dispatcher.open(
+                job,
+                lambda infos: choose_layouts(infos, classes, config, done=done, thread_limit=limit),
+            )
+            before_work()
+            self.note_start(len(done))
+            with watcher.showing():
+                return dispatcher.run()
+        finally:
+            dispatcher.close(job)
+
+    def conclude(self, is_through: bool, watcher: _Watcher) -> RunEnd:
+        """Assemble, if everything is there."""
+        status, result = "incomplete", None
+        if watcher.n_failed:
+            status = "failed"
+        elif is_through:
+            status, result = "complete", self._assemble()
+        timeline = None
+        if self._options.wants_timeline:
+            timeline = rows_of(self._store, self._space, space_id=self._number)
+        return RunEnd(status, result, self._summary.finish(status, time.monotonic()), timeline)
+
+    def _assemble(self) -> Any:
+        began_s = time.monotonic()
+        values = self._store.values(self._number)
+        result = schema.build_result(
+            self._loaded,
+            self._space,
+            assemble(self._space, values),
+            values,
+            self._store.records(self._number) if self._loaded.wants_records else (),
+            cluster_properties=self._options.cluster_properties,
+        )
+        self._summary.assembly(time.monotonic() - began_s)
+        return result
+
+    def note_start(self, n_reused: int) -> None:
+        """Leave word in the store of what has begun, for ``status`` and ``report``."""
+        self._store.set_meta(
+            {
+                "n_tasks": self._space.n_tasks,
+                "n_reused": n_reused,
+                "n_rows_before": sum(count.n_done for count in self._store.counts()),
+                "executor": self._executor.name,
+                "n_ranks": self._executor.n_ranks,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started_s": time.time(),
+                "input": json.loads(self._loaded.model.model_dump_json()),
+            }
+        )
+        self.note_status("running")
+
+    def note_status(self, status: str) -> None:
+        """Leave word in the store of how it stands."""
+        self._store.set_meta({"status": status, "updated_s": time.time()})
+
+
+class _Watcher(Observer):
+    """Tells summary, progress and event log what happens."""
+
+    def __init__(
+        self,
+        space: TaskSpace,
+        summary: summaries.RunSummary,
+        progress: Progress,
+        log: EventLog | None,
+    ) -> None:
+        self._space = space
+        self._summary = summary
+        self._progress = progress
+        self._log = log
+        self.n_failed = 0
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[None]:
+        """Show progress meanwhile."""
+        now = time.monotonic()
+        self._progress.start(self._summary.snapshot(now), now)
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._progress.finish(self._summary.snapshot(now), now)
+
+    def agent_joined(self, agent: int, info: AgentInfo, layout: Layout) -> None:
+        self._summary.agent_joined(
+            summaries.AgentInfo(
+                info.rank,
+                info.host,
+                info.n_cores,
+                layout.n_slots,
+                layout.n_threads,
+                info.memory_bytes,
+            )
+        )
+        self._summary.note(layout=layout.reason)
+
+    def agent_lost(self, agent: int, reason: str) -> None:
+        _LOG.warning("agent %d has gone: %s", agent, reason)
+        self._summary.agent_lost(agent)
+
+    def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
+        self._summary.observe(outcomes, agent, now=time.monotonic())
+
+    def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
+        self.n_failed += 1
+        label = self._space.labels(np.array([task]))[0]
+        block = self._space.blocks[int(self._space.block_of(np.array([task]))[0])]
+        chemistry = self._space.expansion.model_chemistries[block.model_chemistry]
+        self._summary.failed(
+            label,
+            failure.error_type,
+            failure.message,
+            attempts=n_attempts,
+            program=chemistry.program,
+            output_tail=failure.output_tail,
+        )
+
+    def stepped(self, event: m.Event, commands: Sequence[m.Command], now: float) -> None:
+        if self._log is not None:
+            self._log.write(event, commands, now)
+
+    def ticked(self, scheduler: Scheduler, now: float) -> None:
+        if self._progress.is_due(now):
+            snapshot = self._summary.snapshot(
+                now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
+            )
+            self._progress.update(snapshot, now)
+
+
+@contextlib.contextmanager
+def heed_signals() -> Iterator[Stop]:
+    """Turn the signals that ask a job to end into a request to stop; twice is at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def ask(signum: int, _frame: object) -> None:
+        stop.request(signal.Signals(signum).name)
+
+    before = {each: signal.signal(each, ask) for each in asking}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

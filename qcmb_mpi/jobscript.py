@@ -1,0 +1,249 @@
+"""Batch scripts: one template for each batch system, filled for an input and printed.
+
+Rules of this file
+------------------
+1. The scripts in ``jobscripts/`` are what :func:`ready_scripts` gives; a test compares them.
+2. ``mpiexec``'s exit code proves nothing (it is 0 when a host is lost): the summary tells.
+3. Every string of the user's is quoted for the shell, and kept out of the directives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import string
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePath
+
+from qcmb_mpi.errors import InputError
+from qcmb_mpi.machine.topology import read_topology
+from qcmb_mpi.machine.walltime import parse_walltime
+
+SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
+
+_MPIEXEC = "mpiexec --bind-to none"
+# How one rank is started on each of many nodes; on one node the program needs no launcher.
+_LAUNCH = {
+    "slurm": f'{_MPIEXEC} -n "$SLURM_NTASKS"',
+    "pbs": f'{_MPIEXEC} -n "$(wc -l <"$PBS_NODEFILE")"',
+    "lsf": f'{_MPIEXEC} -n "$(wc -l <"$hosts")" --hostfile "$hosts"',
+    "sge": f'{_MPIEXEC} -n "$NHOSTS" --hostfile "$hosts"',
+    "flux": 'flux run --nodes="$nodes" --ntasks="$nodes" --exclusive -o pmi=pmix',
+}
+# Open MPI's wheel reads the hosts of Slurm and PBS by itself, those of LSF and Grid Engine not.
+_PREPARE = {
+    "lsf": 'hosts=hosts.$LSB_JOBID\nsort -u "$LSB_DJOB_HOSTFILE" >"$hosts"\n',
+    "sge": 'hosts=hosts.$JOB_ID\nawk \'{print $1" slots=1"}\' "$PE_HOSTFILE" >"$hosts"\n',
+}
+_BREAK = " \\\n  "
+_RUN = (
+    f'"$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary"{_BREAK}'
+    '--walltime "$stop_after" "${options[@]}"'
+)
+_STATUS = (
+    "read_state='import json, sys; print(json.load(open(sys.argv[1]))[\"status\"])'\n"
+    'state=$("$python" -c "$read_state" "$summary" 2>/dev/null)'
+)
+_MARGIN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What the script asks of the batch system.
+
+    Parameters
+    ----------
+    nodes : int
+        Nodes; with one, no MPI is used.
+    cores : int or None
+        Physical cores of a node, where the batch system wants to be told; this host's by default.
+    walltime : str
+        ``[[D-]H:]M:S`` or seconds.
+    is_requeued : bool
+        Put the job back into the queue until the summary says complete.
+    path : str or None
+        Directory of the programs to put first on ``PATH``, written as it is (``$HOME/env/bin``);
+        by default that of this Python, if it is an environment of its own.
+    """
+
+    nodes: int = 1
+    cores: int | None = None
+    walltime: str = "1:00:00"
+    is_requeued: bool = False
+    path: str | None = None
+
+
+class _Template(string.Template):
+    """``@name`` instead of ``$name``, which is the shell's."""
+
+    delimiter = "@"
+
+
+def render_jobscript(
+    scheduler: str,
+    input_path: str | os.PathLike[str],
+    *,
+    nodes: int = 1,
+    options: Sequence[str] = (),
+    job: JobOptions | None = None,
+) -> str:
+    """Write a batch script for one input.
+
+    Parameters
+    ----------
+    scheduler : str
+        ``slurm``, ``pbs``, ``lsf``, ``sge`` or ``flux``.
+    input_path : path
+        The input, as seen from where the job is submitted.
+    nodes : int, optional
+        Nodes.
+    options : sequence of str, optional
+        Words for ``run``. ``--walltime`` becomes the job's limit, and the run is told to stop a
+        little earlier; ``-o`` and ``--summary`` go to the script's settings.
+    job : JobOptions, optional
+        All that is asked of the batch system; its `nodes` wins over `nodes`.
+
+    Returns
+    -------
+    str
+        The script, at most 40 lines.
+
+    Raises
+    ------
+    InputError
+        Unknown scheduler, standard input as input, or a walltime that is none.
+    """
+    if scheduler not in SCHEDULERS:
+        raise InputError(
+            "scheduler", "is not known", value=scheduler, accepted=", ".join(SCHEDULERS)
+        )
+    source = os.fspath(input_path)
+    if source == "-":
+        raise InputError("INPUT", "a batch job has no standard input; name a file", value=source)
+    job = job or JobOptions(nodes=nodes)
+    if job.nodes < 1:
+        raise InputError("--nodes", "must be at least 1", value=job.nodes)
+    words, walltime = _without(options, "--walltime")
+    limit_s = parse_walltime(walltime or job.walltime)
+    template = _Template(_template(scheduler + ("_requeue" if job.is_requeued else "")))
+    values = _values(job, limit_s)
+    return template.substitute(
+        values,
+        name=_job_name(source),
+        settings=_settings(scheduler, source, words, job, stop_after=values["stop_after"]),
+        prepare=_PREPARE.get(scheduler, "") if job.nodes > 1 else "",
+        launch=_LAUNCH[scheduler] + _BREAK if job.nodes > 1 else "",
+        run=_RUN,
+        status=_STATUS,
+    )
+
+
+def ready_scripts() -> dict[str, str]:
+    """Give the scripts of ``jobscripts/``: relative path -> text."""
+    kinds = {
+        "single_node.sh": JobOptions(1, 32, path="$HOME/qcmb/bin"),
+        "many_nodes.sh": JobOptions(4, 32, path="$HOME/qcmb/bin"),
+        "requeue.sh": JobOptions(4, 32, is_requeued=True, path="$HOME/qcmb/bin"),
+    }
+    return {
+        f"{scheduler}/{file}": render_jobscript(scheduler, "input.json", job=job)
+        for scheduler in SCHEDULERS
+        for file, job in kinds.items()
+    }
+
+
+def _values(job: JobOptions, limit_s: float) -> dict[str, object]:
+    cores = job.cores or len(read_topology().cores)
+    return {
+        "nodes": job.nodes,
+        "cores": cores,
+        "slots": job.nodes * cores,
+        "environment": "smp" if job.nodes == 1 else "mpi",
+        "walltime": _clock(limit_s),
+        "walltime_minutes": max(1, -(-int(limit_s) // 60)),
+        "stop_after": _clock(_stop_after_s(limit_s)),
+    }
+
+
+def _settings(
+    scheduler: str, source: str, words: list[str], job: JobOptions, *, stop_after: object
+) -> str:
+    words, result = _without(words, "-o", "--output")
+    words, summary = _without(words, "--summary")
+    stem = str(PurePath(source).with_suffix(""))
+    result = result or f"{stem}.result.json"
+    summary = summary or f"{result.removesuffix('.json').removesuffix('.result')}.run.json"
+    path = job.path or _environment_path()
+    lines = [
+        "# ---- settings",
+        *([f"export PATH={path}:$PATH # where qcmb_mpi is installed"] if path else []),
+        "python=$(command -v python) # its full path: other nodes may have another PATH",
+        *([f"nodes={job.nodes}"] if scheduler == "flux" and job.nodes > 1 else []),
+        f"input={shlex.quote(source)}",
+        f"result={shlex.quote(result)}",
+        f"summary={shlex.quote(summary)} # done when this says complete, whatever exit codes say",
+        f"stop_after={stop_after} # the time limit less a margin; stopped, the same job resumes",
+        f"options=({shlex.join(words)}) # of `qcmb-mpi run`",
+        "# ----",
+    ]
+    return "\n".join(lines)
+
+
+def _template(name: str) -> str:
+    return resources.files("qcmb_mpi").joinpath("templates", f"{name}.sh").read_text("utf-8")
+
+
+def _without(options: Sequence[str], *names: str) -> tuple[list[str], str | None]:
+    """Take ``--name value``, ``--name=value`` or ``-ovalue`` out of the options of ``run``."""
+    kept: list[str] = []
+    value: str | None = None
+    words = iter(options)
+    for word in words:
+        name, has_value, text = word.partition("=")
+        if word in names:
+            value = next(words, None)
+        elif has_value and name in names:
+            value = text
+        elif word[:2] in names and len(word) > 2:
+            value = word[2:]
+        else:
+            kept.append(word)
+    return kept, value
+
+
+def _stop_after_s(limit_s: float) -> float:
+    """Leave 5 minutes, in short jobs a tenth, to finish what runs and to write."""
+    return limit_s - min(_MARGIN_S, limit_s / 10)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(max(1, round(seconds)), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}"
+
+
+def _job_name(source: str) -> str:
+    """Make a name that every batch system takes: 15 characters, a letter first."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePath(source).stem)[:15]
+    return name if name[:1].isalpha() else f"qcmb_{name}"[:15]
+
+
+def _environment_path() -> str | None:
+    is_own = sys.prefix != sys.base_prefix or (Path(sys.prefix) / "conda-meta").is_dir()
+    return shlex.quote(str(Path(sys.executable).parent)) if is_own else None
+
+
+def _write_ready_scripts(directory: Path) -> None:
+    for name, text in ready_scripts().items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+
+
+if __name__ == "__main__":
+    _write_ready_scripts(Path(sys.argv[1]))

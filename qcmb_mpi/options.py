@@ -1,0 +1,216 @@
+"""The command line's options: one table, parsed and checked.
+
+Rules of this file
+------------------
+1. Nothing is imported that is slow: ``--help`` answers at once.
+2. A wrong option is an :class:`InputError`: one line, exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qcmb_mpi.errors import InputError
+
+COMMANDS = ("run", "plan", "report", "status", "verify", "doctor", "jobscript", "simulate")
+EXECUTORS = ("auto", "serial", "multiprocessing", "mpi", "thread")
+SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        field, _, rest = message.partition(": ")
+        if not rest:
+            field, rest = "command line", message
+        raise InputError(field.removeprefix("argument "), f"{rest} (see {self.prog} --help)")
+
+
+def make_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    from qcmb_mpi import __version__
+
+    parser = Parser(
+        prog="qcmb-mpi",
+        description="Many-body expansions in parallel: QCManyBody's numbers, on all cores.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"qcmb_mpi {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    _add_run(commands)
+    _add_plan(commands)
+    _add_report(commands)
+    _add_status(commands)
+    _add_verify(commands)
+    _add_doctor(commands)
+    _add_jobscript(commands)
+    _add_simulate(commands)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse `arguments`; a first word that is no command means ``run``.
+
+    Raises
+    ------
+    InputError
+        An option or value is not acceptable.
+    """
+    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        arguments = ["run", *arguments]
+    return make_parser().parse_args(arguments)
+
+
+def _command(commands: Any, name: str, text: str) -> Parser:
+    parser: Parser = commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False, prog=f"qcmb-mpi {name}"
+    )
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(commands, "run", "Run an expansion; standard output is the n-body table.")
+    _add_input(parser)
+    parser.add_argument("-o", "--output", metavar="RESULT", type=Path, help="ManyBodyResult")
+    add_run_options(parser)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="INPUT", help="ManyBodyInput (JSON, YAML), .xyz or .pdb")
+    group = parser.add_argument_group("for .xyz and .pdb input")
+    for name, text in (
+        ("--program", "program, by QCEngine's name"),
+        ("--method", "method"),
+        ("--basis", "basis set"),
+        ("--bsse", "nocp, cp, vmfc or several with commas"),
+        ("--fragment", "auto, or atoms as 1-3,4-6"),
+        ("--charge", "total charge, or one for each fragment: 0,0,-1"),
+        ("--multiplicity", "total multiplicity, or one for each fragment"),
+    ):
+        group.add_argument(name, help=text)
+    group.add_argument("--driver", choices=("energy", "gradient", "hessian"))
+    group.add_argument("--max-nbody", type=int)
+    group.add_argument("--total", action="store_true", default=None, help="total, not interaction")
+    group.add_argument("--keyword", action="append", default=[], metavar="NAME=VALUE")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``run`` (``jobscript`` passes them on)."""
+    add = parser.add_argument
+    add("--executor", choices=EXECUTORS, default="auto")
+    add("--workers", type=_positive, metavar="N", help="slots of this node, or of each rank")
+    add("--threads", type=_positive_or_auto, metavar="N|auto", help="QC threads of one task")
+    add("--memory", metavar="SIZE", help="limit of a node, as 8GB or 900MiB")
+    store = parser.add_mutually_exclusive_group()
+    store.add_argument("--store", type=Path, metavar="PATH")
+    store.add_argument("--no-store", action="store_true")
+    add("--fresh", action="store_true", help="do not reuse results in the store")
+    add("--timeout", type=_positive_seconds, default=3600.0, metavar="S", help="of one task")
+    add("--retries", type=_count, default=2, metavar="N")
+    add("--on-failure", choices=("continue", "stop"), default="continue")
+    add("--walltime", metavar="[[D-]H:]M:S|S", help="deadline from now")
+    add("--order", choices=("lpt", "level"), default="lpt")
+    add("--dedicated-master", action="store_true", help="rank 0 computes nothing")
+    add("--respect-binding", action="store_true", help="keep to the launcher's binding of ranks")
+    add("--import", dest="imports", action="append", default=[], metavar="MODULE")
+    add("--scratch", type=Path, metavar="DIR")
+    add("--cluster-properties", choices=("all", "none", "auto"), default="auto")
+    for name in ("--summary", "--events", "--trace", "--report"):
+        add(name, type=Path, metavar="PATH")
+    add("--progress", action=argparse.BooleanOptionalAction, default=None)
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+    add("--quiet", action="store_true")
+
+
+def _add_plan(commands: Any) -> None:
+    parser = _command(commands, "plan", "Show what a run would do; runs no chemistry.")
+    _add_input(parser)
+    parser.add_argument("--json", action="store_true")
+    add_run_options(parser)
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", "Write an HTML report with timeline and plots.")
+    parser.add_argument("path", metavar="RESULT|STORE", type=Path)
+    parser.add_argument("-o", "--output", type=Path, metavar="report.html")
+
+
+def _add_status(commands: Any) -> None:
+    parser = _command(commands, "status", "Show the state of a run under way or ended.")
+    parser.add_argument("path", metavar="STORE|RESULT", type=Path)
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", "Re-assemble a result with stock QCManyBody and compare.")
+    parser.add_argument("result", metavar="RESULT", type=Path)
+    parser.add_argument("--store", type=Path, metavar="STORE")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _command(commands, "doctor", "Say what this machine has, what is wrong, what to do.")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_jobscript(commands: Any) -> None:
+    parser = _command(commands, "jobscript", "Print a ready batch script.")
+    parser.add_argument("scheduler", choices=SCHEDULERS)
+    _add_input(parser)
+    parser.add_argument("-o", "--output", metavar="RESULT", type=Path)
+    parser.add_argument("--nodes", type=_positive, default=1, metavar="K")
+    parser.add_argument("--cores", type=_positive, metavar="N", help="cores of a node")
+    parser.add_argument("--requeue", action="store_true", help="until the summary says complete")
+    add_run_options(parser)
+
+
+def _add_simulate(commands: Any) -> None:
+    parser = _command(commands, "simulate", "Run the real scheduler under a fake clock.")
+    parser.add_argument("input", metavar="INPUT", nargs="?")
+    parser.add_argument("--tasks", type=_positive, metavar="N", help="instead of INPUT")
+    parser.add_argument("--task-seconds", type=_positive_seconds, default=1.0, metavar="S")
+    parser.add_argument("--ranks", type=_positive, required=True, metavar="N")
+    parser.add_argument("--slots", type=_positive, default=1, metavar="N", help="of each rank")
+    parser.add_argument("--message-seconds", type=_seconds, default=1e-4, metavar="S")
+    parser.add_argument("--spread", type=_seconds, default=0.3, help="sigma of ln(task time)")
+    parser.add_argument("--seed", type=_count, default=1)
+    parser.add_argument("--json", action="store_true")
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 (got {text!r})")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number (got {text!r})")
+    return int(text)
+
+
+def _positive_or_auto(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more (got {text!r})")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds (got {text!r})")
+    return value

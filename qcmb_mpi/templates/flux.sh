@@ -1,0 +1,9 @@
+#!/bin/bash
+#flux: --job-name=@name
+#flux: --nodes=@nodes
+#flux: --exclusive
+#flux: --time-limit=@{walltime_minutes}m
+
+@settings
+
+@{prepare}exec @{launch}@run

@@ -1,0 +1,23 @@
+#!/bin/bash
+#flux: --job-name=@name
+#flux: --nodes=@nodes
+#flux: --exclusive
+#flux: --time-limit=@{walltime_minutes}m
+
+@settings
+script=requeue.sh # this file's name: it submits itself again
+max_restarts=20
+
+rm -f "$summary"
+@{prepare}@{launch}@run
+code=$?
+
+@status
+case $state in
+  complete) exit 0 ;;
+  failed) exit 1 ;;
+esac
+[ "$code" -ne 2 ] || exit 2 # the input was refused
+[ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
+export QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1))
+flux --parent batch "$script"

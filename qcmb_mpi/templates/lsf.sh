@@ -1,0 +1,11 @@
+#!/bin/bash
+#BSUB -J @name
+#BSUB -n @slots
+#BSUB -R "span[ptile=@cores]"
+#BSUB -x
+#BSUB -W @walltime_minutes
+#BSUB -o @name.%J.log
+
+@settings
+
+@{prepare}exec @{launch}@run

@@ -1,0 +1,24 @@
+#!/bin/bash
+#PBS -N @name
+#PBS -l select=@nodes:ncpus=@cores:mpiprocs=1
+#PBS -l place=scatter:excl
+#PBS -l walltime=@walltime
+#PBS -j oe
+
+@settings
+script=requeue.sh # this file's name: it submits itself again
+max_restarts=20
+
+cd "$PBS_O_WORKDIR" || exit 1
+rm -f "$summary"
+@{prepare}@{launch}@run
+code=$?
+
+@status
+case $state in
+  complete) exit 0 ;;
+  failed) exit 1 ;;
+esac
+[ "$code" -ne 2 ] || exit 2 # the input was refused
+[ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
+qsub -v QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1)) "$script"

@@ -1,0 +1,29 @@
+#!/bin/bash
+#SBATCH --job-name=@name
+#SBATCH --nodes=@nodes
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=@walltime
+#SBATCH --signal=B:USR1@@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+@settings
+max_restarts=20
+
+rm -f "$summary"
+@{prepare}@{launch}@run &
+child=$!
+trap 'kill -USR1 "$child"' USR1
+while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
+  wait "$child"
+  code=$?
+done
+@status
+case $state in
+  complete) exit 0 ;;
+  failed) exit 1 ;;
+esac
+[ "$code" -ne 2 ] || exit 2 # the input was refused
+[ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75
+scontrol requeue "$SLURM_JOB_ID"
