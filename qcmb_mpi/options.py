@@ -30,16 +30,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(field.removeprefix("argument "), f"{rest} (see {self.prog} --help)")
 
 
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for: that takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from qcmb_mpi import __version__
+
+        print(f"qcmb_mpi {__version__}")
+        parser.exit()
+
+
 def make_parser() -> Parser:
     """Return the parser of the whole command line."""
-    from qcmb_mpi import __version__
-
     parser = Parser(
         prog="qcmb-mpi",
         description="Many-body expansions in parallel: QCManyBody's numbers, on all cores.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"qcmb_mpi {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )

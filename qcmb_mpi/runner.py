@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     server = None
     if not args.respect_binding:
         affinity.pin(affinity.allocation_mask())  # mpiexec binds a rank to one core; slots pin
-    if kind in ("multiprocessing", "mpi"):
+    if kind == "multiprocessing" or (kind == "mpi" and launcher.leads_node(os.environ)):
         server = _start_server(args)
     try:
         executor = _make_executor(kind, executor_config(args), server, args)
@@ -198,7 +198,7 @@ def _start_server(args: argparse.Namespace) -> ForkServer:
 
     names = [*([args.program] if args.program else []), *_peek_programs(args.input)]
     environment = clean_environment(os.environ, args.threads or 1)
-    return ForkServer(environment, (*PRELOAD, *preload_modules(names)))
+    return ForkServer.start(environment, (*PRELOAD, *preload_modules(names)))
 
 
 def _peek_programs(source: str) -> Iterable[str]:

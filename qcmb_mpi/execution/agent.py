@@ -229,8 +229,8 @@ class Agent:
 
     def _bury(self, slot: _Slot) -> None:
         """Report what a dead slot was doing and put another one in its place."""
-        slot.process.kill()
         cause = _cause(self._server.exit_status(slot.process.pid))
+        slot.process.kill()  # what is left of its programs
         self._replace(slot, ErrorClass.CRASHED, "crashed", f"the process {cause}")
 
     def _replace(self, slot: _Slot, error_class: ErrorClass, kind: str, message: str) -> None:

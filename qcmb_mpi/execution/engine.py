@@ -304,17 +304,10 @@ def check_programs(space: TaskSpace) -> None:
     """
     from qcmb_mpi.programs.profiles import check_request
 
-    has_charges = space.expansion.system.embedding_charges is not None
     needs_ghosts = {b.model_chemistry for b in space.blocks if b.n_basis > b.n_real}
     used = {b.model_chemistry for b in space.blocks}
     for index, chemistry in enumerate(space.expansion.model_chemistries):
         if index in used:
-            if has_charges and chemistry.program != "psi4":
-                raise InputError(
-                    "specification.keywords.embedding_charges",
-                    f"don't know how to handle external charges in {chemistry.program}",
-                    accepted="psi4",
-                )
             check_request(
                 chemistry, needs_ghosts=index in needs_ghosts, system=space.expansion.system
             )

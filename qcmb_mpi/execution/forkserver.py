@@ -1,8 +1,9 @@
 """A clean process from which warm slots are forked.
 
 The server is started with an environment free of launcher variables, imports what slots need
-once, and forks a slot in a few milliseconds. It reaps them, and when its owner dies (end of
-file on the control socket) it kills every slot together with the programs it runs.
+once, and forks a slot in a few milliseconds. The ranks of a node share one: imports cost each
+node once. It reaps slots, and when an owner dies (end of file on its socket) it kills that
+owner's slots together with the programs they run; without owners it ends.
 
 ``multiprocessing``'s own fork server would import the user's ``__main__`` in every child and
 keeps one environment for the whole process; see ``docs/decisions.md``.
@@ -36,9 +37,11 @@ from qcmb_mpi.machine import launcher, threads
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from qcmb_mpi.execution import forkserver; forkserver.serve(int(sys.argv[1]))"
+    "from qcmb_mpi.execution import forkserver; forkserver.serve(int(sys.argv[1]), sys.argv[3])"
 )
 _PR_SET_PDEATHSIG = 1
+_BACKLOG = 1024
+_FAREWELL_S = 5.0
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -86,32 +89,68 @@ class SlotProcess:
 
 
 class ForkServer:
-    """The owner's handle of the server.
+    """An owner's handle of a server; made by :meth:`start` or :meth:`connect`.
 
     Parameters
     ----------
-    environment : mapping
-        The environment of the server and so of every slot and program.
-    preload : iterable of str
-        Modules to import in the server, at once and in the background; one that cannot be
-        imported is left to the slot, which reports it.
+    address : str
+        Path of the server's socket, in a private directory.
+    process : subprocess.Popen, optional
+        The server, if it is our child.
+
+    Raises
+    ------
+    TransportError
+        Nobody listens there.
     """
 
-    def __init__(self, environment: Mapping[str, str], preload: Iterable[str] = ()) -> None:
-        mine, theirs = socket.socketpair()
-        self._control = mine
+    def __init__(self, address: str, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.address = address
+        self._process = process
         self._incoming = b""
         self._exits: dict[int, int] = {}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(theirs.fileno()), json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
+        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._control.connect(address)
+        except OSError as error:
+            self._control.close()
+            raise TransportError(f"no fork server at {address}: {error}") from error
+
+    @classmethod
+    def start(cls, environment: Mapping[str, str], preload: Iterable[str] = ()) -> ForkServer:
+        """Start a server.
+
+        Parameters
+        ----------
+        environment : mapping
+            The environment of the server and so of every slot and program.
+        preload : iterable of str
+            Modules to import in the server, at once and in the background; one that cannot be
+            imported is left to the slot, which reports it.
+        """
+        address = os.path.join(tempfile.mkdtemp(prefix="qcmb-"), "slots")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            server = cls(address)  # connected before the server is there: it always has an owner
+            server._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", _START),
+                    *(str(listener.fileno()), json.dumps(sys.path), address),
+                ],
+                pass_fds=[listener.fileno()],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.preload(preload)
+        server.preload(preload)
+        return server
+
+    @classmethod
+    def connect(cls, address: str) -> ForkServer:
+        """Become one more owner of the server at `address`."""
+        return cls(address)
 
     def preload(self, modules: Iterable[str]) -> None:
         """Import `modules` in the server; later slots have them for nothing."""
@@ -147,13 +186,11 @@ class ForkServer:
         return self._exits.pop(pid)
 
     def close(self) -> None:
-        """End the server and with it every slot that is left."""
+        """End our slots; the server ends with its last owner."""
         self._control.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_FAREWELL_S)
 
     def _send(self, request: Mapping[str, Any]) -> None:
         self._control.sendall(json.dumps(request).encode() + b"\n")
@@ -175,66 +212,93 @@ class ForkServer:
         return bool(received)
 
 
-def serve(control_fd: int) -> None:
-    """Run the server on `control_fd` until its owner closes the other end."""
+def serve(listener_fd: int, address: str) -> None:
+    """Run the server on a listening socket until its last owner has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _Server(socket.socket(fileno=control_fd)).run()
+    with contextlib.suppress(OSError):
+        _Server(socket.socket(fileno=listener_fd)).run()
+    with contextlib.suppress(OSError):
+        os.unlink(address)
+        os.rmdir(os.path.dirname(address))
+    os._exit(0)
+
+
+class _Owner:
+    """One connection and the slots that were forked for it."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.slots: set[int] = set()
+
+    def line(self) -> bytes:
+        """Read one request byte by byte: what follows it may carry file descriptors."""
+        line = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while not line.endswith(b"\n"):
+                byte = self.control.recv(1)
+                if not byte:
+                    return b""
+                line += byte
+        return bytes(line)
+
+    def report(self, pid: int, value: int) -> None:
+        with contextlib.suppress(OSError):
+            self.control.sendall(json.dumps([pid, value]).encode() + b"\n")
+
+    def leave(self) -> None:
+        self.control.close()
+        for pid in self.slots:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 class _Server:
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._slots: set[int] = set()
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._owners: dict[int, _Owner] = {}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
 
     def run(self) -> None:
-        while True:
-            control = self._control.fileno()
-            readable, _, _ = select.select([control, self._wake_read], [], [])
-            if self._wake_read in readable:
-                os.read(self._wake_read, 4096)
-                self._reap()
-            if control in readable and not self._handle():
-                break
-        for pid in self._slots:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-        os._exit(0)
+        self._accept()
+        while self._owners:
+            sources = [self._listener.fileno(), self._wake_read, *self._owners]
+            for source in select.select(sources, [], [])[0]:
+                if source == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                    self._reap()
+                elif source == self._listener.fileno():
+                    self._accept()
+                elif not self._handle(self._owners[source]):
+                    self._owners.pop(source).leave()
 
-    def _handle(self) -> bool:
-        line = self._line()
+    def _accept(self) -> None:
+        owner = _Owner(self._listener.accept()[0])
+        self._owners[owner.control.fileno()] = owner
+
+    def _handle(self, owner: _Owner) -> bool:
+        line = owner.line()
         if not line:
             return False
         request = json.loads(line)
         if "preload" in request:
             _preload(request["preload"])
         elif "fork" in request:
-            self._fork()
+            self._fork(owner)
         return True
 
-    def _line(self) -> bytes:
-        """Read one request byte by byte: what follows it may carry file descriptors."""
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            byte = self._control.recv(1)
-            if not byte:
-                return b""
-            line += byte
-        return bytes(line)
-
-    def _fork(self) -> None:
-        _, fds, _, _ = socket.recv_fds(self._control, 1, 2)
+    def _fork(self, owner: _Owner) -> None:
+        _, fds, _, _ = socket.recv_fds(owner.control, 1, 2)
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._become_slot(fds, server)
         for fd in fds:
             os.close(fd)
-        self._slots.add(pid)
-        self._report(0, pid)
+        owner.slots.add(pid)
+        owner.report(0, pid)
 
     def _become_slot(self, fds: Sequence[int], server: int) -> None:
         status = 1
@@ -243,9 +307,7 @@ class _Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             _die_with_parent(server)
-            self._control.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._drop_descriptors()
             connection_fd, log_fd = fds
             fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
             os.dup2(log_fd, 1)
@@ -259,19 +321,23 @@ class _Server:
         finally:
             os._exit(status)
 
+    def _drop_descriptors(self) -> None:
+        self._listener.close()
+        for owner in self._owners.values():
+            owner.control.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                if pid in self._slots:
-                    self._slots.discard(pid)
-                    self._report(pid, os.waitstatus_to_exitcode(status))
-
-    def _report(self, pid: int, value: int) -> None:
-        with contextlib.suppress(OSError):
-            self._control.sendall(json.dumps([pid, value]).encode() + b"\n")
+                for owner in self._owners.values():
+                    if pid in owner.slots:
+                        owner.slots.discard(pid)
+                        owner.report(pid, os.waitstatus_to_exitcode(status))
 
 
 def _preload(modules: Iterable[str]) -> None:

@@ -146,6 +146,23 @@ def wants_mpi(environ: Mapping[str, str]) -> bool:
     return found is not None and (found.size is None or found.size > 1)
 
 
+def leads_node(environ: Mapping[str, str]) -> bool:
+    """Tell whether this rank does what needs doing once on each node.
+
+    Parameters
+    ----------
+    environ : Mapping of str to str
+        The process's environment.
+
+    Returns
+    -------
+    bool
+        Also where the launcher does not say which rank of its node this is.
+    """
+    found = launcher(environ)
+    return found is None or not found.local_rank
+
+
 def check_world(environ: Mapping[str, str], world_size: int, library: str = "") -> None:
     """Refuse an MPI world that is not the one the launcher started.
 

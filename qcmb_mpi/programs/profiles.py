@@ -156,19 +156,31 @@ def check_request(
     field_name = f"specification.specification.{model_chemistry.label}"
     harness = _harness(model_chemistry.program, field_name)
     if _is_known(harness):
-        _check_facts(model_chemistry, field_name, needs_ghosts=needs_ghosts)
+        _check_facts(model_chemistry, field_name, system, needs_ghosts=needs_ghosts)
     _check_found(model_chemistry.program, harness)
     if type(harness).__module__.startswith("qcmb_mpi."):
         _check_own(model_chemistry, field_name, system.symbols if system else ())
 
 
-def _check_facts(model_chemistry: ModelChemistry, field_name: str, *, needs_ghosts: bool) -> None:
+def _check_facts(
+    model_chemistry: ModelChemistry,
+    field_name: str,
+    system: System | None,
+    *,
+    needs_ghosts: bool,
+) -> None:
     facts = profile(model_chemistry.program)
     if needs_ghosts and facts.has_ghosts is False:
         raise InputError(
             f"{field_name}.program",
             f"cp and vmfc need ghost atoms, but {facts.program} cannot be given any: "
             f"{facts.ghost_reason}; use bsse_type nocp, or another program",
+        )
+    if system is not None and system.embedding_charges is not None and facts.program != "psi4":
+        raise InputError(
+            f"{field_name}.program",
+            "embedding charges can be given to psi4 only, as in QCManyBody, not to "
+            f"{facts.program}",
         )
     if model_chemistry.driver not in facts.drivers:
         raise InputError(

@@ -16,7 +16,7 @@ import numpy as np
 from qcmb_mpi.programs.names import RequestError
 from qcmb_mpi.programs.pyscf_keywords import Settings
 from qcmb_mpi.programs.pyscf_model import Method
-from qcmb_mpi.programs.pyscf_run import Array, NotConverged, Numbers, scf_gradient
+from qcmb_mpi.programs.pyscf_run import Array, NotConverged, Numbers, n_cycles, scf_gradient
 
 
 def run(mf: Any, method: Method, settings: Settings, driver: str, numbers: Numbers) -> None:
@@ -47,7 +47,9 @@ def _frozen(mf: Any, settings: Settings) -> int | list[int] | None:
 
     if settings.frozen == "core":
         return chemcore(mf.mol) or None
-    return list(settings.frozen) if isinstance(settings.frozen, tuple) else settings.frozen  # type: ignore[return-value]
+    if isinstance(settings.frozen, tuple):
+        return list(settings.frozen)
+    return settings.frozen if isinstance(settings.frozen, int) else None
 
 
 def _is_uncorrelated(mf: Any, frozen: int | list[int] | None) -> bool:
@@ -113,7 +115,7 @@ def _run_cc(
     has_triples = method.correlation == "ccsd(t)"
     triples = float(solver.ccsd_t(eris=integrals)) if has_triples else 0.0
     numbers.properties.update(_properties(method, numbers.energy, correlation, triples))
-    numbers.properties["ccsd_iterations"] = int(solver.cycles)
+    numbers.properties.update(n_cycles(solver, "ccsd_iterations"))
     numbers.energy += correlation + triples
     if driver == "gradient":
         gradient = _triples_gradient if has_triples else _ccsd_gradient

@@ -168,8 +168,6 @@ def _load_shells(name: str, symbol: str) -> Shells:
             shells: Shells = gto.mole.format_basis({symbol: name})[symbol]
     except Exception as error:  # KeyError, RuntimeError or OSError, by the kind of name
         raise _no_basis(name, symbol) from error
-    if not shells:
-        raise _no_basis(name, symbol)
     return shells
 
 

@@ -282,8 +282,13 @@ def _scf_properties(mol: Any, mf: Any) -> dict[str, Any]:
         "calcinfo_nbeta": int(n_beta),
         "nuclear_repulsion_energy": float(mol.energy_nuc()),
         "scf_total_energy": float(mf.e_tot),
-        "scf_iterations": int(mf.cycles),
+        **n_cycles(mf, "scf_iterations"),
     }
+
+
+def n_cycles(solver: Any, name: str) -> dict[str, int]:
+    """Return the iterations a solver took as property `name`; older PySCF does not count them."""
+    return {name: int(solver.cycles)} if hasattr(solver, "cycles") else {}
 
 
 def _scf_derivatives(mf: Any, settings: Settings, driver: str, numbers: Numbers) -> None:
@@ -304,17 +309,18 @@ def scf_gradient(mf: Any, settings: Settings) -> Array:
 
 
 def _grids_of_elements(mf: Any) -> Any:
-    """Return the grid with the element's charge on every atom.
+    """Return the grid with, on every atom, the charge that its weights were made with.
 
     PySCF's weight derivatives take atomic radii by nuclear charge, the weights themselves by
     element: with ghost atoms or core potentials, where the two differ, its gradient is wrong by
     1e-3 E_h/a0. The grid uses its molecule's charges for nothing else.
     """
     from pyscf.data.elements import charge
+    from pyscf.dft import radi
 
+    plain = getattr(radi, "_std_symbol_without_ghost", str)  # PySCF < 2.13: a ghost's charge is 0
     mol = mf.mol.copy()
-    symbols = [mol.atom_pure_symbol(atom).replace("GHOST-", "") for atom in range(mol.natm)]
-    numbers = np.array([charge(symbol) for symbol in symbols])
+    numbers = np.array([charge(plain(symbol)) for symbol in mol.elements])
     mol.atom_charges = lambda: numbers
     grids = mf.grids.copy()
     grids.mol = mol

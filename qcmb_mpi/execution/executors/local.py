@@ -56,7 +56,7 @@ class MultiprocessingExecutor(Executor):
         self._server = server
 
     def _start(self) -> Transport:
-        server = self._server or ForkServer(clean_environment(os.environ), PRELOAD)
+        server = self._server or ForkServer.start(clean_environment(os.environ), PRELOAD)
         self._server = None
         share = host_share(memory_bytes=self.config.memory_bytes)
         return LocalTransport(Agent(share.info, server, slot_cpus=share.slot_cpus))

@@ -18,7 +18,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from qcmb_mpi.errors import Interrupted, QcmbError
@@ -225,8 +226,8 @@ class MPIExecutor(Executor):
         """The communicator, checked against the launcher."""
         if self._comm is None:
             environment = dict(os.environ)  # before MPI_Init, which may change it
-            if self._server is None:
-                self._server = ForkServer(clean_environment(environment), PRELOAD)
+            if self._server is None and launcher.leads_node(environment):
+                self._server = ForkServer.start(clean_environment(environment), PRELOAD)
             # Open MPI's one-sided transport over libfabric, which nothing here uses, sleeps for a
             # second while it starts.
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
@@ -249,10 +250,22 @@ class MPIExecutor(Executor):
 
     def initialize(self) -> None:
         """Start this rank's agent; a second call does nothing."""
-        if self.is_master:
-            super().initialize()
-        elif self._worker is None:
-            self._worker = Worker(self._agent(), self.comm)
+        with self._abort_on_error():
+            if self.is_master:
+                super().initialize()
+            elif self._worker is None:
+                self._worker = Worker(self._agent(), self.comm)
+
+    @contextlib.contextmanager
+    def _abort_on_error(self) -> Iterator[None]:
+        """End the whole job rather than leave the other ranks waiting for this one."""
+        comm = self.comm
+        try:
+            yield
+        except BaseException:
+            traceback.print_exc()
+            comm.Abort(QcmbError.exit_code)
+            raise
 
     def _start(self) -> Transport:
         return MasterTransport(self._agent(), self.comm)
@@ -279,41 +292,54 @@ class MPIExecutor(Executor):
         return value
 
     def _serve(self, worker: Worker) -> object:
-        try:
-            with _signals_left_to_master():
-                value, error = worker.serve()
-        except BaseException:
-            traceback.print_exc()
-            self.comm.Abort(QcmbError.exit_code)
-            raise
+        with self._abort_on_error(), _signals_left_to_master():
+            value, error = worker.serve()
         if error is not None:
             raise error
         return value
 
     def _agent(self) -> Agent:
-        share = self._share_of_node(self.comm)
-        server = self._server or ForkServer(clean_environment(os.environ), PRELOAD)
-        self._server = None
+        server, self._server = self._server, None
+        node = self._node(None if server is None else server.address)
+        addresses = [row.address for row in node if row.address is not None]
+        if server is None:
+            server = ForkServer.connect(addresses[0])
+        share = self._share(node)
         return Agent(share.info, server, slot_cpus=share.slot_cpus)
 
-    def _share_of_node(self, comm: MPI.Comm) -> HostShare:
+    def _node(self, address: str | None) -> list[_Neighbour]:
+        """Gather what the ranks of this node must know of each other."""
         from mpi4py import MPI
 
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         mask = affinity.allocation_mask(self._is_binding_respected)
-        rows: list[tuple[int, frozenset[int]]] = node.allgather((comm.rank, mask))
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        row = _Neighbour(self.comm.rank, mask, address)
+        rows: list[_Neighbour] = node.allgather(row)
         node.Free()
-        is_idle = self._is_master_dedicated and comm.size > 1
-        if is_idle and comm.rank == 0:
+        return rows
+
+    def _share(self, node: Sequence[_Neighbour]) -> HostShare:
+        rank = self.comm.rank
+        is_idle = self._is_master_dedicated and self.comm.size > 1
+        if is_idle and rank == 0:
             return _idle_share(host_share(memory_bytes=self.config.memory_bytes))
-        computing = [row for row in rows if not (is_idle and row[0] == 0)]
+        computing = [row for row in node if not (is_idle and row.rank == 0)]
         return host_share(
-            rank=comm.rank,
-            local_rank=[rank for rank, _ in computing].index(comm.rank),
-            masks=[mask for _, mask in computing],
+            rank=rank,
+            local_rank=[row.rank for row in computing].index(rank),
+            masks=[row.mask for row in computing],
             memory_bytes=self.config.memory_bytes,
             is_binding_respected=self._is_binding_respected,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Neighbour:
+    """A rank of this node: its processors, and its fork server if it started one."""
+
+    rank: int
+    mask: frozenset[int]
+    address: str | None
 
 
 def _idle_share(share: HostShare) -> HostShare:
