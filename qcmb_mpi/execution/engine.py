@@ -182,7 +182,7 @@ class AtomicRunner:
     def _judge(self, result: Any, inp: AtomicInput) -> dict[str, Any]:
         if not result.success:
             error = result.error
-            output = getattr(result.input_data, "stdout", None) or ""
+            output = (error.extras or {}).get("stdout") or ""
             return {"failure": _failure(error.error_type, error.error_message, output)}
         n_atoms = len(inp.molecule.symbols)
         values = _values(result, n_atoms)

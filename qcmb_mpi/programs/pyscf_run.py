@@ -318,7 +318,8 @@ def _grids_of_elements(mf: Any) -> Any:
     from pyscf.data.elements import charge
     from pyscf.dft import radi
 
-    plain = getattr(radi, "_std_symbol_without_ghost", str)  # PySCF < 2.13: a ghost's charge is 0
+    # Up to PySCF 2.13 the weights take a ghost's charge to be 0.
+    plain = getattr(radi, "_std_symbol_without_ghost", str)
     mol = mf.mol.copy()
     numbers = np.array([charge(plain(symbol)) for symbol in mol.elements])
     mol.atom_charges = lambda: numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,8 +188,16 @@ def test_our_own_programs_are_checked_to_the_keyword(
     assert caught.value.field == f"specification.specification.high.{field}"
 
 
+@pytest.mark.usefixtures("everything_installed")
+def test_embedding_charges_are_for_psi4_only() -> None:
+    charged = replace(SYSTEM, embedding_charges=((-0.8, 0.4, 0.4), (0.0,)))
+    check_request(chemistry("psi4"), needs_ghosts=False, system=charged)
+    with pytest.raises(InputError, match="embedding charges can be given to psi4 only"):
+        check_request(chemistry("pyscf"), needs_ghosts=False, system=charged)
+
+
 def test_basis_is_checked_for_the_elements_present() -> None:
-    heavy = SimpleNamespace(symbols=("H", "U"))
+    heavy = replace(SYSTEM, symbols=("H", "U", "H", "He"))
     request = chemistry("pyscf", basis="6-31g")
     check_request(request, needs_ghosts=False)
     with pytest.raises(InputError, match="no functions for element U"):
