@@ -56,10 +56,11 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from qcmb_mpi import run_files
     from qcmb_mpi.report.html import report_for, write_report
 
-    output = args.output or runner.sibling(args.path, ".report.html")
-    runner.check_writable(output, "-o")
+    output = args.output or run_files.sibling(args.path, ".report.html")
+    run_files.check_writable(output, "-o")
     write_report(output, report_for(args.path))
     print(f"written: {output}", file=sys.stderr)
     return 0
@@ -74,10 +75,10 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from qcmb_mpi import schema
+    from qcmb_mpi import run_files, schema
     from qcmb_mpi.store import Store
 
-    path = args.store or runner.sibling(args.result, ".store.sqlite")
+    path = args.store or run_files.sibling(args.result, ".store.sqlite")
     if not path.exists():
         raise InputError("--store", "does not exist", value=str(path))
     with Store.open(path, is_read_only=True) as store:

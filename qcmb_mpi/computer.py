@@ -73,15 +73,22 @@ class ParallelManyBodyComputer:
         executor: Executor | Pool | None = None,
     ) -> None:
         self.input_data = input_data
+        self._executor: Executor
         if executor is None:
             config = _config(max_workers, parallel_config or {})
             self._executor = _make_executor(_mode(parallel_mode), config)
             self._is_owned = True
+        elif max_workers is not None or parallel_mode is not None or parallel_config:
+            raise InputError("executor", "has its own options: give them to it, not here")
+        elif isinstance(executor, Executor):
+            self._executor = executor
+            self._is_owned = False
+        elif callable(getattr(executor, "submit", None)):
+            self._executor = FuturesExecutor(executor)
+            self._is_owned = True
         else:
-            self._executor = (
-                executor if isinstance(executor, Executor) else FuturesExecutor(executor)
-            )
-            self._is_owned = not isinstance(executor, Executor)
+            accepted = "an Executor of qcmb_mpi or of concurrent.futures"
+            raise InputError("executor", "is none", value=executor, accepted=accepted)
 
     @classmethod
     def from_manybodyinput(

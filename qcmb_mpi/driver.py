@@ -3,7 +3,7 @@
 Rules of this file
 ------------------
 1. Rooms are put together here and nowhere else; no room is done here.
-2. Every way out leaves a summary that says how the run ended, and a store that can be resumed.
+2. Once work has begun, every error of ours ends it with a summary and a store to resume from.
 """
 
 from __future__ import annotations
@@ -16,21 +16,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qcmb_mpi import schema
-from qcmb_mpi.errors import InputError, Interrupted, QcmbError, TasksFailed
-from qcmb_mpi.execution.dispatch import Dispatcher, Job, Observer, Stop
+from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TasksFailed
+from qcmb_mpi.execution.dispatch import Dispatcher, Job, Stop
 from qcmb_mpi.execution.engine import QCEngineRecipe
 from qcmb_mpi.execution.executors.base import Executor
 from qcmb_mpi.execution.layout import choose_layouts
-from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import forecast, thread_limit
@@ -39,10 +35,9 @@ from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress, SilentProgress
 from qcmb_mpi.report.sources import rows_of
 from qcmb_mpi.report.timeline import TaskRows
-from qcmb_mpi.scheduling import messages as m
-from qcmb_mpi.scheduling.placement import Layout
-from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
+from qcmb_mpi.scheduling.scheduler import SchedulerOptions
 from qcmb_mpi.store import Store
+from qcmb_mpi.watcher import Watcher
 
 _LOG = logging.getLogger(__name__)
 _MARGIN_S = 10.0
@@ -172,26 +167,35 @@ def run_expansion(
         if options.is_fresh:
             store.forget(number)
         run = _Run(loaded, space, number, executor, options, store=store, summary=summary)
-        watcher = _Watcher(space, summary, progress or SilentProgress(), log)
-        is_through = run.work(watcher, stop, before_work)
-        store.flush()
-        end = run.conclude(is_through, watcher)
-        run.note_status(end.status)
-    return end
+        watcher = Watcher(space, summary, progress or SilentProgress(), log)
+        return run.carry_through(watcher, stop, before_work)
 
 
 @contextlib.contextmanager
 def _opened(path: Path | None, interval_s: float) -> Iterator[Store]:
-    """Open the store; if nothing is run because of an error, leave no new file behind."""
+    """Open the store; if nothing was run because of an error, leave no new file behind."""
     is_new = path is not None and not path.exists()
+    store = Store.open(path, commit_interval_s=interval_s)
     try:
-        with Store.open(path, commit_interval_s=interval_s) as store:
-            yield store
-            is_new = False
-    except QcmbError as error:
-        if path is not None and is_new and error.exit_code == InputError.exit_code:
+        yield store
+    except QcmbError:
+        is_useless = is_new and not store.counts()
+        _close(store)
+        if path is not None and is_useless:
             path.unlink(missing_ok=True)
         raise
+    except BaseException:
+        _close(store)
+        raise
+    _close(store)
+
+
+def _close(store: Store) -> None:
+    """Close the store; what could not be written was told already and is computed again."""
+    try:
+        store.close()
+    except StoreError as error:
+        _LOG.error("%s", error)
 
 
 class _Run:
@@ -215,9 +219,27 @@ class _Run:
         self._options = options
         self._store = store
         self._summary = summary
+        self._has_begun = False
 
-    def work(self, watcher: _Watcher, stop: Stop, before_work: Callable[[], None]) -> bool:
-        """Run what is not in the store; return False if stopped early."""
+    def carry_through(
+        self, watcher: Watcher, stop: Stop, before_work: Callable[[], None]
+    ) -> RunEnd:
+        """Work and conclude; an error after the first task may have cost something ends early."""
+        try:
+            n_failed = self._work(watcher, stop, before_work)
+            self._store.flush()
+            end = self._conclude(n_failed)
+            self._note_status(end.status)
+        except QcmbError as error:
+            if not self._has_begun and not isinstance(error, Interrupted):
+                raise
+            _LOG.error("%s", error)
+            self._summary.note(error=str(error))
+            end = RunEnd("incomplete", None, self._finish("incomplete"))
+        return end
+
+    def _work(self, watcher: Watcher, stop: Stop, before_work: Callable[[], None]) -> int | None:
+        """Run what is not in the store; return the tasks that failed, None if stopped early."""
         loaded, config, store = self._loaded, self._executor.config, self._store
         done = store.done(self._number, with_records=loaded.wants_records)
         self._summary.reused(done, space=self._number)
@@ -240,8 +262,8 @@ class _Run:
             scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
         )
         if self._options.deadline_s is not None:
-            left_s = self._options.deadline_s - _MARGIN_S
-            dispatcher.set_deadline(time.monotonic() + left_s)
+            left_s = self._options.deadline_s
+            dispatcher.set_deadline(time.monotonic() + left_s - min(_MARGIN_S, 0.1 * left_s))
         limit = thread_limit(self._space)
         try:
             dispatcher.open(
@@ -249,23 +271,30 @@ class _Run:
                 lambda infos: choose_layouts(infos, classes, config, done=done, thread_limit=limit),
             )
             before_work()
-            self.note_start(len(done))
+            self._has_begun = True
+            self._note_start(len(done))
             with watcher.showing():
-                return dispatcher.run()
+                is_through = dispatcher.run()
+            n_failed = dispatcher.scheduler.counts(self._number).quarantined
+            is_given_up = n_failed > 0 and self._options.is_stopping_on_failure
+            return n_failed if is_through or is_given_up else None
         finally:
             dispatcher.close(job)
 
-    def conclude(self, is_through: bool, watcher: _Watcher) -> RunEnd:
+    def _conclude(self, n_failed: int | None) -> RunEnd:
         """Assemble, if everything is there."""
         status, result = "incomplete", None
-        if watcher.n_failed:
+        if n_failed:
             status = "failed"
-        elif is_through:
+        elif n_failed == 0:
             status, result = "complete", self._assemble()
         timeline = None
         if self._options.wants_timeline:
             timeline = rows_of(self._store, self._space, space_id=self._number)
-        return RunEnd(status, result, self._summary.finish(status, time.monotonic()), timeline)
+        return RunEnd(status, result, self._finish(status), timeline)
+
+    def _finish(self, status: str) -> dict[str, Any]:
+        return self._summary.finish(status, time.monotonic())
 
     def _assemble(self) -> Any:
         began_s = time.monotonic()
@@ -281,7 +310,7 @@ class _Run:
         self._summary.assembly(time.monotonic() - began_s)
         return result
 
-    def note_start(self, n_reused: int) -> None:
+    def _note_start(self, n_reused: int) -> None:
         """Leave word in the store of what has begun, for ``status`` and ``report``."""
         self._store.set_meta(
             {
@@ -296,84 +325,11 @@ class _Run:
                 "input": json.loads(self._loaded.model.model_dump_json()),
             }
         )
-        self.note_status("running")
+        self._note_status("running")
 
-    def note_status(self, status: str) -> None:
+    def _note_status(self, status: str) -> None:
         """Leave word in the store of how it stands."""
         self._store.set_meta({"status": status, "updated_s": time.time()})
-
-
-class _Watcher(Observer):
-    """Tells summary, progress and event log what happens."""
-
-    def __init__(
-        self,
-        space: TaskSpace,
-        summary: summaries.RunSummary,
-        progress: Progress,
-        log: EventLog | None,
-    ) -> None:
-        self._space = space
-        self._summary = summary
-        self._progress = progress
-        self._log = log
-        self.n_failed = 0
-
-    @contextlib.contextmanager
-    def showing(self) -> Iterator[None]:
-        """Show progress meanwhile."""
-        now = time.monotonic()
-        self._progress.start(self._summary.snapshot(now), now)
-        try:
-            yield
-        finally:
-            now = time.monotonic()
-            self._progress.finish(self._summary.snapshot(now), now)
-
-    def agent_joined(self, agent: int, info: AgentInfo, layout: Layout) -> None:
-        self._summary.agent_joined(
-            summaries.AgentInfo(
-                info.rank,
-                info.host,
-                info.n_cores,
-                layout.n_slots,
-                layout.n_threads,
-                info.memory_bytes,
-            )
-        )
-        self._summary.note(layout=layout.reason)
-
-    def agent_lost(self, agent: int, reason: str) -> None:
-        _LOG.warning("agent %d has gone: %s", agent, reason)
-        self._summary.agent_lost(agent)
-
-    def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
-        self._summary.observe(outcomes, agent, now=time.monotonic())
-
-    def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
-        self.n_failed += 1
-        label = self._space.labels(np.array([task]))[0]
-        block = self._space.blocks[int(self._space.block_of(np.array([task]))[0])]
-        chemistry = self._space.expansion.model_chemistries[block.model_chemistry]
-        self._summary.failed(
-            label,
-            failure.error_type,
-            failure.message,
-            attempts=n_attempts,
-            program=chemistry.program,
-            output_tail=failure.output_tail,
-        )
-
-    def stepped(self, event: m.Event, commands: Sequence[m.Command], now: float) -> None:
-        if self._log is not None:
-            self._log.write(event, commands, now)
-
-    def ticked(self, scheduler: Scheduler, now: float) -> None:
-        if self._progress.is_due(now):
-            snapshot = self._summary.snapshot(
-                now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
-            )
-            self._progress.update(snapshot, now)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ class QcmbError(Exception):
     """
 
     exit_code = 70
+    is_local = False  # True where other ranks need not have the same trouble
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())

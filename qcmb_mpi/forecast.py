@@ -9,17 +9,17 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcmb_mpi.execution.host import host_share
 from qcmb_mpi.execution.layout import choose_layouts
-from qcmb_mpi.expansion.graph import LevelGraph
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.programs.profiles import n_basis_functions, profile
+from qcmb_mpi.programs.profiles import method_family, n_basis_functions, profile
 from qcmb_mpi.report.snapshot import format_duration
-from qcmb_mpi.scheduling.cost import CostModel, TaskSize
+from qcmb_mpi.scheduling.cost import FAMILIES, CostModel, Scaling, TaskSize
 from qcmb_mpi.scheduling.messages import TaskClass
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 def forecast(space: TaskSpace) -> tuple[TaskClass, ...]:
     """Return the tasks of `space` in classes that are predicted alike."""
     model = CostModel()
-    graph = LevelGraph.plain(space.blocks)
-    stages = {block: stage.index for stage in graph.stages for block in stage.blocks}
+    stages = {block: stage.index for stage in space.level_graph().stages for block in stage.blocks}
     return tuple(_task_class(space, each, stages[each.block], model) for each in space.classes())
 
 
@@ -46,7 +45,12 @@ def _task_class(
     method = chemistry.specification.get("model", {})
     n_functions = n_basis_functions(expansion.system, real, basis, method)
     n_atoms = sum(expansion.system.fragment_sizes[fragment - 1] for fragment in real)
-    size = TaskSize(n_functions, str(method.get("method", "")), expansion.driver, n_atoms)
+    size = TaskSize(
+        n_functions,
+        driver=expansion.driver,
+        n_atoms=n_atoms,
+        scaling=_scaling(chemistry.program, str(method.get("method", ""))),
+    )
     estimate = model.predict(size)
     return TaskClass(
         stage=stage,
@@ -56,6 +60,12 @@ def _task_class(
         key=(chemistry.fingerprint, each.real_kinds, each.ghost_kinds),
         family=chemistry.fingerprint,
     )
+
+
+def _scaling(program: str, method: str) -> Scaling:
+    """Return how a method scales, on the base of what the program needs by itself."""
+    family = FAMILIES[method_family(program, method)]
+    return replace(family, base_bytes=profile(program).base_memory_bytes)
 
 
 def thread_limit(space: TaskSpace) -> int | None:
@@ -101,7 +111,7 @@ def make_plan(loaded: LoadedInput, config: ExecutorConfig) -> dict[str, Any]:
 
 def _levels(space: TaskSpace, classes: Sequence[TaskClass]) -> list[dict[str, Any]]:
     rows = []
-    for stage in LevelGraph.plain(space.blocks).stages:
+    for stage in space.level_graph().stages:
         ours = [each for each in classes if each.stage == stage.index]
         rows.append(
             {

@@ -19,6 +19,9 @@ EXECUTORS = ("auto", "serial", "multiprocessing", "mpi", "thread")
 SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
 
 
+DEFAULT_TIMEOUT_S = 3600.0
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ours."""
 
@@ -91,6 +94,10 @@ def _add_run(commands: Any) -> None:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="INPUT", help="ManyBodyInput (JSON, YAML), .xyz or .pdb")
+    _add_geometry_options(parser)
+
+
+def _add_geometry_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for .xyz and .pdb input")
     for name, text in (
         ("--program", "program, by QCEngine's name"),
@@ -119,7 +126,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     store.add_argument("--store", type=Path, metavar="PATH")
     store.add_argument("--no-store", action="store_true")
     add("--fresh", action="store_true", help="do not reuse results in the store")
-    add("--timeout", type=_positive_seconds, default=3600.0, metavar="S", help="of one task")
+    add(
+        "--timeout",
+        type=_positive_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="of one task",
+    )
     add("--retries", type=_count, default=2, metavar="N")
     add("--on-failure", choices=("continue", "stop"), default="continue")
     add("--walltime", metavar="[[D-]H:]M:S|S", help="deadline from now")
@@ -188,6 +201,7 @@ def _add_simulate(commands: Any) -> None:
     parser.add_argument("--spread", type=_seconds, default=0.3, help="sigma of ln(task time)")
     parser.add_argument("--seed", type=_count, default=1)
     parser.add_argument("--json", action="store_true")
+    _add_geometry_options(parser)
 
 
 def _positive(text: str) -> int:

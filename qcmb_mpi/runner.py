@@ -10,30 +10,35 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from qcmb_mpi.errors import InputError, QcmbError
 from qcmb_mpi.machine import affinity, launcher
+from qcmb_mpi.options import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from qcmb_mpi.driver import RunEnd, RunOptions
     from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
     from qcmb_mpi.execution.forkserver import ForkServer
     from qcmb_mpi.report.progress import Progress
+    from qcmb_mpi.run_files import Files
     from qcmb_mpi.schema import LoadedInput
 
 _LOG = logging.getLogger(__name__)
 _EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": 75}
 _PEEK_BYTES = 1 << 20
 _YIELD_S = 2.0
+_LEAST_BYTES = 64 * 2**20
 _PROGRAM = re.compile(rb"""["']?program["']?\s*:\s*["']?([\w.+-]+)""")
 
 
@@ -47,26 +52,55 @@ def run(args: argparse.Namespace) -> int:
         server = _start_server(args)
     try:
         executor = _make_executor(kind, executor_config(args), server, args)
-        with executor:
-            return executor.share(lambda: _on_master(args, executor))
+        # Programs that run in this process must not write between the lines of the table.
+        is_shared = kind in ("serial", "thread")
+        with executor, _own_output(args.quiet) if is_shared else _plain_output() as output:
+            return executor.share(lambda: _on_master(args, executor, output))
     finally:
         if server is not None:
             server.close()
 
 
 def complain(error: QcmbError) -> int:
-    """Print one line about `error`, on one rank only, and return the exit code."""
+    """Print one line about `error` and return the exit code.
+
+    What is wrong on every rank is told by rank 0 alone, which gets the time for it: mpiexec ends
+    all ranks when one leaves with an error.
+    """
     started = launcher.launcher(os.environ)
-    if started is None or not started.rank:
-        print(f"qcmb-mpi: error: {error}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(_YIELD_S)  # mpiexec ends all ranks when the first one leaves with an error
+    rank = started.rank if started is not None else 0
+    if rank:
+        time.sleep(_YIELD_S)
+    if not rank or error.is_local:
+        where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
+        print(f"qcmb-mpi: error: {where}{error}", file=sys.stderr, flush=True)
     return error.exit_code
 
 
-def _on_master(args: argparse.Namespace, executor: Executor) -> int:
+@contextlib.contextmanager
+def _own_output(is_quiet: bool) -> Iterator[TextIO]:
+    """Keep standard output for ourselves; what others write there goes to standard error."""
+    sys.stdout.flush()
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(os.fdopen(os.dup(1), "w"))
+        other = os.open(os.devnull, os.O_WRONLY) if is_quiet else os.dup(2)
+        os.dup2(other, 1)
+        os.close(other)
+        try:
+            yield output
+        finally:
+            sys.stdout.flush()
+            os.dup2(output.fileno(), 1)
+
+
+@contextlib.contextmanager
+def _plain_output() -> Iterator[TextIO]:
+    yield sys.stdout
+
+
+def _on_master(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
     try:
-        return _run(args, executor)
+        return _run(args, executor, output)
     except QcmbError as error:
         return complain(error)
     except Exception:
@@ -80,18 +114,21 @@ def _on_master(args: argparse.Namespace, executor: Executor) -> int:
         return QcmbError.exit_code
 
 
-def _run(args: argparse.Namespace, executor: Executor) -> int:
+def _run(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
     from qcmb_mpi import schema
     from qcmb_mpi.driver import run_expansion
     from qcmb_mpi.machine.walltime import process_start_s
+    from qcmb_mpi.run_files import Files
 
     start_s = process_start_s(time.monotonic())
     _set_up_logging(args)
     loaded = schema.read_input(args.input, options=input_options(args))
     for warning in loaded.warnings:
         _LOG.warning("%s", warning)
+    if executor.name in ("serial", "thread") and args.timeout != DEFAULT_TIMEOUT_S:
+        _LOG.warning("--timeout has no effect with --executor %s", executor.name)
     files = Files.of(args)
-    files.check()
+    files.check(args.input)
     end = run_expansion(
         loaded,
         executor,
@@ -100,65 +137,8 @@ def _run(args: argparse.Namespace, executor: Executor) -> int:
         start_s=start_s,
         before_work=files.set_old_result_aside,
     )
-    _write(args, files, end)
+    _write(args, files, end, output)
     return _EXIT_CODES[end.status]
-
-
-class Files:
-    """Where a run reads and writes.
-
-    Parameters
-    ----------
-    result, summary : Path
-    store, events, trace, report : Path or None
-    """
-
-    def __init__(self, result: Path, paths: Mapping[str, Path | None]) -> None:
-        self.result = result
-        self.store = paths["store"]
-        self.summary = paths["summary"] or sibling(result, ".run.json")
-        self.events = paths["events"]
-        self.trace = paths["trace"]
-        self.report = paths["report"]
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Files:
-        """Complete the paths that `args` give by INTERFACE's defaults."""
-        if args.output is None and args.input == "-":
-            raise InputError("-o", "is needed when the input comes from standard input")
-        result = args.output or Path(Path(args.input).stem + ".result.json")
-        paths = {name: getattr(args, name) for name in ("summary", "events", "trace", "report")}
-        store = None if args.no_store else args.store or sibling(result, ".store.sqlite")
-        return cls(result, paths | {"store": store})
-
-    def written(self, *, is_complete: bool) -> dict[str, str]:
-        """Return the names of the files that a run leaves."""
-        result = self.result if is_complete else None
-        files = {"result": result, "summary": self.summary, "store": self.store}
-        files |= {"report": self.report, "trace": self.trace, "events": self.events}
-        return {name: str(path) for name, path in files.items() if path is not None}
-
-    def check(self) -> None:
-        """Check that everything can be written, before anything is run."""
-        check_writable(self.result, "-o")
-        for name in ("summary", "store", "events", "trace", "report"):
-            path = getattr(self, name)
-            if path is not None:
-                check_writable(path, f"--{name}")
-
-    def set_old_result_aside(self) -> None:
-        """Rename a result of an earlier run, which would look as if it were this one's."""
-        if self.result.exists():
-            os.replace(self.result, self.result.with_name(self.result.name + ".previous"))
-
-
-def sibling(result: Path, ending: str) -> Path:
-    """Return INTERFACE's default: the result's stem and `ending`."""
-    name = result.name
-    for suffix in (".result.json", ".json"):
-        if name.endswith(suffix):
-            return result.with_name(name.removesuffix(suffix) + ending)
-    return result.with_name(name + ending)
 
 
 def _executor_kind(wanted: str) -> str:
@@ -178,17 +158,21 @@ def executor_config(args: argparse.Namespace) -> ExecutorConfig:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
     from qcmb_mpi.machine.limits import parse_memory
 
+    memory_bytes = None if args.memory is None else parse_memory(args.memory)
+    if memory_bytes is not None and memory_bytes < _LEAST_BYTES:
+        raise InputError("--memory", "is too little for any task", value=args.memory)
     if args.scratch is not None and not os.access(args.scratch, os.W_OK | os.X_OK):
-        raise InputError("--scratch", "is not a directory we can write to", value=str(args.scratch))
+        error = InputError("--scratch", "is no directory we can write to", value=str(args.scratch))
+        error.is_local = True
+        raise error
     return ExecutorConfig(
         n_workers=args.workers,
         n_threads=args.threads,
         timeout_per_task=args.timeout,
         max_retries=args.retries,
         scratch_dir=args.scratch,
-        memory_bytes=None if args.memory is None else parse_memory(args.memory),
+        memory_bytes=memory_bytes,
         imports=tuple(args.imports),
-        log_level=args.log_level.upper(),
     )
 
 
@@ -291,20 +275,21 @@ def _progress(args: argparse.Namespace, loaded: LoadedInput) -> Progress:
     return make_progress(is_enabled=is_enabled, is_quiet=args.quiet, title=Path(args.input).name)
 
 
-def _write(args: argparse.Namespace, files: Files, end: RunEnd) -> None:
+def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) -> None:
     from qcmb_mpi import schema
     from qcmb_mpi.report.closing import format_execution_summary
     from qcmb_mpi.report.files import write_summary
 
     if end.result is not None:
         schema.write_result(end.result, files.result)
+        files.drop_old_result()
     end.summary["files"] = files.written(is_complete=end.result is not None)
     write_summary(end.summary, files.summary)
     if end.timeline is not None:
         _write_pictures(files, end)
     if not args.quiet:
         if end.result is not None:
-            print(schema.n_body_table(end.result), flush=True)
+            print(schema.n_body_table(end.result), file=output, flush=True)
         print(format_execution_summary(end.summary), file=sys.stderr, flush=True)
 
 
@@ -320,24 +305,3 @@ def _write_pictures(files: Files, end: RunEnd) -> None:
         result = read_json(files.result) if end.result is not None else None
         title = files.result.name
         write_report(files.report, render_report(result, end.summary, rows, labels, title=title))
-
-
-def check_writable(path: Path, field: str) -> None:
-    """Check that `path` can be written, before anything is run.
-
-    Raises
-    ------
-    InputError
-        Its directory is missing or not writable, or it is a directory.
-    """
-    directory = path.parent
-    if path.is_dir():
-        raise InputError(field, "is a directory; a file is needed", value=str(path))
-    if not directory.is_dir():
-        raise InputError(field, f"directory {directory} does not exist; create it first")
-    probe = directory / f".qcmb-{os.getpid()}.probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(field, f"cannot write in {directory}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qcmb_mpi import schema
+from qcmb_mpi import runner, schema
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import forecast
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _classes(args: argparse.Namespace) -> tuple[TaskClass, ...]:
     if args.input is None:
         return (TaskClass(stage=0, ids=range(args.tasks), cost_s=args.task_seconds),)
-    return forecast(TaskSpace(schema.read_input(args.input).expansion))
+    loaded = schema.read_input(args.input, options=runner.input_options(args))
+    return forecast(TaskSpace(loaded.expansion))
 
 
 def format_figures(figures: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ class _Slot:
     def __init__(self, process: SlotProcess, resources: SlotResources) -> None:
         self.process = process
         self.resources = resources
+        self.spaces: set[int] = set()
         self.outstanding: deque[tuple[int, int]] = deque()
         self.progressed_s = 0.0
         self.has_answered = False
@@ -56,6 +57,10 @@ class _Slot:
         # A slot that has just died is noticed by the end of file on its pipe.
         with contextlib.suppress(OSError):
             self.process.connection.send_bytes(pickle.dumps(message, protocol=5))
+
+    def open(self, message: Open) -> None:
+        self.spaces.add(message.space)
+        self.send("space", message.space, message.recipe, self.resources)
 
     def start(self, space: int, ids: TaskIds, now: float) -> None:
         if not self.outstanding:
@@ -125,18 +130,25 @@ class Agent:
         self._end_overdue()
         self._feed()
         news, self._news = self._news, []
-        return news
+        return together(news)
 
-    def close(self) -> None:
-        """End the slots, those at work with their programs, and the fork server."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the slots, those at work with their programs, and the fork server.
+
+        Parameters
+        ----------
+        wait : bool
+            Let idle slots leave by themselves.
+        """
         for slot in self._slots:
-            if slot.outstanding or not slot.has_answered:
+            if not wait or slot.outstanding or not slot.has_answered:
                 slot.process.kill()
             slot.process.close()  # an idle slot leaves at the end of its pipe
         give_up_s = self._clock() + _FAREWELL_S
         for slot in self._slots:
-            self._server.exit_status(slot.process.pid, max(0.0, give_up_s - self._clock()))
-            slot.process.kill()
+            left_s = max(0.0, give_up_s - self._clock())
+            if self._server.exit_status(slot.process.pid, left_s) is None:
+                slot.process.kill()
         self._slots = []
         self._server.close()
 
@@ -149,7 +161,7 @@ class Agent:
             self._slots.append(self._new_slot(self._resources(message, index, cpus[index])))
         for index, slot in enumerate(self._slots[: layout.n_slots]):
             slot.resources = self._resources(message, index, cpus[index])
-            slot.send("space", message.space, message.recipe, slot.resources)
+            slot.open(message)
         if not self._slots:
             self._news.append(Ready(message.space))
 
@@ -171,8 +183,20 @@ class Agent:
         self._open.pop(space, None)
         self._ready.discard(space)
         self._backlog.recall(space)
-        for slot in self._slots:
-            slot.send("forget", space)
+        for slot in list(self._slots):
+            if any(of == space for of, _ in slot.outstanding):
+                self._abandon(slot, space)
+            else:
+                slot.spaces.discard(space)
+                slot.send("forget", space)
+
+    def _abandon(self, slot: _Slot, space: int) -> None:
+        """End a slot at work on what nobody wants any more."""
+        slot.outstanding = deque(task for task in slot.outstanding if task[0] != space)
+        self._return_unstarted(slot)
+        slot.outstanding.clear()
+        slot.process.kill()
+        self._replace(slot, ErrorClass.CRASHED, "abandoned", "its task space was shut")
 
     def _feed(self) -> None:
         for depth in (1, 2):
@@ -183,6 +207,8 @@ class Agent:
     def _give(self, slot: _Slot) -> None:
         """Give a slot its next batch; while it is busy, only if its tasks are short."""
         if slot.outstanding and not self._backlog.is_short(slot.outstanding[0][0]):
+            return
+        if self._backlog.next_space not in slot.spaces:
             return
         batch = self._backlog.take(len(self._slots))
         if batch is not None:
@@ -201,9 +227,16 @@ class Agent:
 
     def _hear_ready(self, slot: _Slot, space: int, error: QcmbError | None) -> None:
         slot.has_answered = True
-        self._n_stillborn = 0
-        if space not in self._ready:
-            self._ready.add(space)
+        if space not in self._open:
+            return
+        if error is None:
+            self._n_stillborn = 0
+            if space not in self._ready:
+                self._ready.add(space)
+                self._news.append(Ready(space))
+            return
+        slot.spaces.discard(space)  # it gets no work of it
+        if not any(space in other.spaces for other in self._slots):
             self._news.append(Ready(space, error))
 
     def _hear_done(self, slot: _Slot, outcomes: list[Outcome]) -> None:
@@ -230,7 +263,6 @@ class Agent:
     def _bury(self, slot: _Slot) -> None:
         """Report what a dead slot was doing and put another one in its place."""
         cause = _cause(self._server.exit_status(slot.process.pid))
-        slot.process.kill()  # what is left of its programs
         self._replace(slot, ErrorClass.CRASHED, "crashed", f"the process {cause}")
 
     def _replace(self, slot: _Slot, error_class: ErrorClass, kind: str, message: str) -> None:
@@ -244,8 +276,8 @@ class Agent:
         slot.process.close()
         heir = self._new_slot(slot.resources)
         self._slots.append(heir)
-        for opened in self._open.values():
-            heir.send("space", opened.space, opened.recipe, slot.resources)
+        for space in filter(slot.spaces.__contains__, self._open):
+            heir.open(self._open[space])
 
     def _is_hopeless(self, slot: _Slot, message: str) -> bool:
         """Whether slots keep dying before they can work: then say so instead of trying on."""
@@ -277,6 +309,15 @@ class Agent:
         for space in {space for space, _ in slot.outstanding}:
             ids = [task for of, task in slot.outstanding if of == space]
             self._backlog.put_back(space, np.array(ids, dtype=np.int64))
+
+
+def together(news: list[FromAgent]) -> list[FromAgent]:
+    """Put all outcomes into one message, after the others."""
+    done = [message for message in news if isinstance(message, Done)]
+    if len(done) < 2:
+        return news
+    others = [message for message in news if not isinstance(message, Done)]
+    return [*others, Done(tuple(outcome for each in done for outcome in each.outcomes))]
 
 
 def _cause(status: int | None) -> str:

@@ -27,6 +27,11 @@ class Backlog:
     def __len__(self) -> int:
         return sum(len(ids) for _, ids in self._segments)
 
+    @property
+    def next_space(self) -> int | None:
+        """Whose tasks come next; None if there are none."""
+        return self._segments[0][0] if self._segments else None
+
     def add(self, space: int, ids: TaskIds) -> None:
         """Put `ids` at the end."""
         if len(ids):

@@ -4,10 +4,12 @@ Rules of this file
 ------------------
 1. Payload first: an outcome is in the sink before the scheduler hears of it.
 2. Every decision is the scheduler's; here commands are only carried out.
+3. A pool may still speak of a job that was stopped: what is not about one of ours is dropped.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from qcmb_mpi.errors import TopologyError, TransportError
+from qcmb_mpi.errors import Interrupted, TopologyError
 from qcmb_mpi.execution.engine import EngineRecipe
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.wire import (
@@ -156,6 +158,7 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._scratch = scratch
         self._clock = clock
+        self._deadline_s = math.inf
         self._layouts: dict[int, Layout] = {}
         self._answers: dict[int, set[int]] = {}
         self._last_failure: dict[tuple[int, int], Failure] = {}
@@ -182,12 +185,13 @@ class Dispatcher:
                 self._open_at(agent, job, layout_of(info))
             self._await(lambda: len(self._answers[job.space]) == len(self._transport.infos))
             self._join()
+        self._heed_stop()
         self._step(m.SpaceAdded(job.space, self._admissible(job.classes), job.done))
 
     def run(self) -> bool:
         """Work until everything is settled; return False if stopped early."""
         while not self.scheduler.is_finished:
-            if self._stop.is_urgent:
+            if self._stop.is_urgent or self._clock() >= self._deadline_s:
                 return False
             if self._stop.reason is not None and not self.scheduler.is_draining:
                 self._step(m.DrainRequested(self._stop.reason))
@@ -198,7 +202,8 @@ class Dispatcher:
         return True
 
     def set_deadline(self, at_s: float) -> None:
-        """Start nothing that is not predicted to end before `at_s` (of the clock)."""
+        """Start nothing that is not predicted to end before `at_s`; what runs then is cut off."""
+        self._deadline_s = at_s
         self._step(m.DeadlineSet(at_s))
 
     def close(self, job: Job) -> None:
@@ -209,12 +214,16 @@ class Dispatcher:
     def _gather(self) -> None:
         self._await(lambda: len(self._transport.infos) == self._n_agents)
 
+    def _heed_stop(self) -> None:
+        """Give up if asked to stop before the first task."""
+        if self._stop.reason is not None:
+            raise Interrupted(f"stopped while starting: {self._stop.reason}")
+
     def _await(self, is_met: Callable[[], bool]) -> None:
         give_up_s = self._clock() + _HELLO_S
         while not is_met():
             self._turn(_POLL_S)
-            if self._stop.is_urgent:
-                raise TransportError(f"stopped while starting: {self._stop.reason}")
+            self._heed_stop()
             if self._clock() > give_up_s:
                 n_ready = len(self._transport.infos)
                 raise TopologyError(
@@ -254,13 +263,13 @@ class Dispatcher:
 
     def _take(self, agent: int, message: FromAgent) -> None:
         match message:
-            case Ready(space, error):
+            case Ready(space, error) if space in self._answers:
                 self._answers[space].add(agent)
                 if error is not None:
                     raise error
             case Done(outcomes):
-                self._take_outcomes(agent, outcomes)
-            case Returned(space, ids):
+                self._take_outcomes(agent, [o for o in outcomes if o.space in self._answers])
+            case Returned(space, ids) if space in self._answers:
                 self._step(m.TasksReturned(agent, space, ids))
             case Lost(reason):
                 self._observer.agent_lost(agent, reason)

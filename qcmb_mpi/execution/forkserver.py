@@ -42,6 +42,8 @@ _START = (
 _PR_SET_PDEATHSIG = 1
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
+_PATIENCE_S = 300.0
+_NO_FORK = -1
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -171,6 +173,8 @@ class ForkServer:
                 self._send({"fork": True})
                 socket.send_fds(self._control, [b"!"], [theirs.fileno(), log.fileno()])
             pid = self._forked_pid()
+            if pid == _NO_FORK:
+                raise OSError("the system refused another process")
         except OSError as error:
             mine.close()
             log.close()
@@ -191,6 +195,7 @@ class ForkServer:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_FAREWELL_S)
+                _remove(self.address)  # if it was killed it could not do so itself
 
     def _send(self, request: Mapping[str, Any]) -> None:
         self._control.sendall(json.dumps(request).encode() + b"\n")
@@ -200,6 +205,8 @@ class ForkServer:
             pid = self._exits.pop(0, None)  # process 0 never exits: the key of a fork's answer
             if pid is not None:
                 return pid
+            if not select.select([self._control], [], [], _PATIENCE_S)[0]:
+                raise TimeoutError(f"no answer in {_PATIENCE_S:g} s; does an import hang?")
             if not self._read():
                 raise ConnectionResetError("end of file on the control socket")
 
@@ -215,12 +222,16 @@ class ForkServer:
 def serve(listener_fd: int, address: str) -> None:
     """Run the server on a listening socket until its last owner has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        _Server(socket.socket(fileno=listener_fd)).run()
+    _Server(socket.socket(fileno=listener_fd)).run()
+    _remove(address)
+    os._exit(0)
+
+
+def _remove(address: str) -> None:
+    """Remove a socket and its private directory."""
     with contextlib.suppress(OSError):
         os.unlink(address)
         os.rmdir(os.path.dirname(address))
-    os._exit(0)
 
 
 class _Owner:
@@ -279,25 +290,33 @@ class _Server:
         self._owners[owner.control.fileno()] = owner
 
     def _handle(self, owner: _Owner) -> bool:
+        """Do what an owner asks; return False if it has gone."""
         line = owner.line()
         if not line:
             return False
         request = json.loads(line)
         if "preload" in request:
             _preload(request["preload"])
-        elif "fork" in request:
-            self._fork(owner)
+            return True
+        try:
+            _, fds, _, _ = socket.recv_fds(owner.control, 1, 2)
+        except OSError:
+            return False
+        self._fork(owner, fds)
         return True
 
-    def _fork(self, owner: _Owner) -> None:
-        _, fds, _, _ = socket.recv_fds(owner.control, 1, 2)
+    def _fork(self, owner: _Owner, fds: Sequence[int]) -> None:
         server = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = _NO_FORK
         if pid == 0:
             self._become_slot(fds, server)
         for fd in fds:
             os.close(fd)
-        owner.slots.add(pid)
+        if pid != _NO_FORK:
+            owner.slots.add(pid)
         owner.report(0, pid)
 
     def _become_slot(self, fds: Sequence[int], server: int) -> None:
@@ -329,11 +348,14 @@ class _Server:
         os.close(self._wake_write)
 
     def _reap(self) -> None:
+        """Tell owners which slots ended, and end the programs that those leave behind."""
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                pid = ended.si_pid
+                # Not reaped yet, so the group is still the slot's own.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
                 for owner in self._owners.values():
                     if pid in owner.slots:
                         owner.slots.discard(pid)
@@ -343,10 +365,7 @@ class _Server:
 def _preload(modules: Iterable[str]) -> None:
     for name in modules:
         with contextlib.suppress(Exception):
-            module = importlib.import_module(name)
-            warm = getattr(module, "__qcmb_warm__", None)
-            if warm is not None:
-                warm()
+            importlib.import_module(name)
 
 
 def _die_with_parent(parent: int) -> None:

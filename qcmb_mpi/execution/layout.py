@@ -45,7 +45,7 @@ def choose_layouts(
     """
     left = classes if done is None else work_left(classes, done)
     computing = [info for info in infos if info.n_cores] or list(infos)
-    smallest = min(computing, key=lambda info: info.n_cores)
+    smallest = min(computing, key=_size)
 
     def layout(info: AgentInfo, n_threads: int | None) -> Layout:
         return choose_layout(
@@ -63,11 +63,15 @@ def choose_layouts(
     def of(info: AgentInfo) -> Layout:
         if not info.n_cores and len(infos) > 1:
             return Layout(0, first.n_threads, 0, "no slots because the master is dedicated")
-        if info.n_cores == smallest.n_cores:
+        if _size(info) == _size(smallest):
             return first
         return replace(layout(info, first.n_threads), reason=first.reason)
 
     return of
+
+
+def _size(info: AgentInfo) -> tuple[int, int]:
+    return info.n_cores, info.memory_bytes
 
 
 def work_left(classes: Sequence[TaskClass], done: TaskIds) -> list[TaskClass]:

@@ -13,11 +13,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import qcelemental
+from qcelemental import periodictable
 
 from qcmb_mpi.expansion.system import ModelChemistry, System
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput, Molecule
+
+# What QCElemental writes into a molecule that it validates.
+_PROVENANCE = {
+    "creator": "QCElemental",
+    "version": qcelemental.__version__,
+    "routine": "qcelemental.molparse.from_schema",
+}
 
 
 class Slicer:
@@ -38,6 +47,7 @@ class Slicer:
         self._system = system
         self._symbols = np.array(system.symbols)
         self._slices = tuple(system.fragment_slices)
+        self._usual_mass_numbers = np.array([periodictable.to_A(s) for s in system.symbols])
 
     def molecule(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Molecule:
         """Return the cluster with `real` fragments real and the rest of `basis` ghosts.
@@ -74,7 +84,6 @@ class Slicer:
             "symbols": self._symbols[atoms],
             "geometry": system.geometry_bohr[atoms],
             "masses": system.masses[atoms],
-            "mass_numbers": np.asarray(system.mass_numbers)[atoms],
             "real": np.repeat(is_real, sizes),
             "fragments": np.split(np.arange(len(atoms)), ends[:-1]),
             "fragment_charges": charges,
@@ -83,7 +92,11 @@ class Slicer:
             "molecular_multiplicity": sum(m - 1 for m in multiplicities) + 1,
             "fix_com": True,
             "fix_orientation": True,
+            "provenance": _PROVENANCE,
         }
+        mass_numbers = np.asarray(system.mass_numbers)[atoms]
+        if not np.array_equal(mass_numbers, self._usual_mass_numbers[atoms]):
+            fields["mass_numbers"] = mass_numbers
         if system.fix_symmetry == "c1":
             fields["fix_symmetry"] = "c1"
         if system.embedding_charges is not None:

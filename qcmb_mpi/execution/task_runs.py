@@ -8,6 +8,7 @@ Rules of this file
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,11 @@ def run_tasks(
     )
     recipe = TaskListRecipe(tuple(tasks), config.imports)
     job = Job(executor.next_space(), recipe, _classes(tasks))
-    dispatcher.open(job, lambda infos: choose_layouts(infos, job.classes, config))
-    dispatcher.run()
-    dispatcher.close(job)
+    try:
+        dispatcher.open(job, lambda infos: choose_layouts(infos, job.classes, config))
+        dispatcher.run()
+    finally:
+        dispatcher.close(job)
     return collected.results()
 
 
@@ -70,11 +73,15 @@ class _Collected(Observer):
         self._tasks = tasks
         self._tell = progress_callback or (lambda _ended, _all: None)
         self._results: dict[int, TaskResult] = {}
+        self._n_attempts: Counter[int] = Counter()
+        self._last_s: dict[int, float] = {}
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
         from qcelemental.models.v2 import AtomicResult
 
         for outcome in outcomes:
+            self._n_attempts[outcome.task] += 1
+            self._last_s[outcome.task] = outcome.seconds
             if outcome.failure is None and outcome.record is not None:
                 self._settle(
                     outcome.task,
@@ -83,6 +90,7 @@ class _Collected(Observer):
                         TaskStatus.COMPLETED,
                         AtomicResult.model_validate_json(outcome.record),
                         execution_time=outcome.seconds,
+                        attempts=self._n_attempts[outcome.task],
                     ),
                 )
 
@@ -98,6 +106,7 @@ class _Collected(Observer):
                 TaskStatus.TIMEOUT if is_late else TaskStatus.FAILED,
                 error_type=failure.error_type,
                 error_message=failure.message,
+                execution_time=self._last_s.get(task, 0.0),
                 attempts=n_attempts,
             ),
         )

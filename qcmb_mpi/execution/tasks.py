@@ -68,7 +68,7 @@ class TaskResult:
     error_type, error_message : str
         Empty when completed.
     execution_time : float
-        Wall seconds.
+        Wall seconds of the last attempt.
     attempts : int
     """
 

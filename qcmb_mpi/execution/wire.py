@@ -148,8 +148,8 @@ class Transport(Protocol):
     def send(self, to: int, message: ToAgent) -> None:
         """Send `message` to agent `to`."""
 
-    def close(self) -> None:
-        """End every agent and slot."""
+    def close(self, *, wait: bool = True) -> None:
+        """End every slot; with `wait` idle ones leave by themselves."""
 
 
 class AnyAgent(Protocol):
@@ -163,8 +163,8 @@ class AnyAgent(Protocol):
     def poll(self, timeout_s: float) -> list[FromAgent]:
         """Keep the slots busy and return what there is to tell the master."""
 
-    def close(self) -> None:
-        """End the slots at once."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the slots; with `wait` idle ones leave by themselves."""
 
 
 class LocalTransport:
@@ -187,6 +187,6 @@ class LocalTransport:
         """Hand `message` to the agent."""
         self._agent.handle(message)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End the agent."""
-        self._agent.close()
+        self._agent.close(wait=wait)

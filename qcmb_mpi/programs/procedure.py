@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from qcengine.config import TaskConfig
+from qcengine.exceptions import InputError, UnknownError
 from qcengine.procedures.qcmanybody import QCManyBodyProcedure
+
+from qcmb_mpi import errors
 
 
 class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
@@ -24,6 +27,16 @@ class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
         return str(super().get_version())
 
     def compute(self, input_model: Any, config: TaskConfig) -> Any:
-        """Run a ``ManyBodyInput`` and return its ``ManyBodyResult``."""
+        """Run a ``ManyBodyInput`` and return its ``ManyBodyResult``.
+
+        Raises
+        ------
+        qcengine.exceptions.InputError, UnknownError
+            So that QCEngine tells it as the caller wants it told.
+        """
         computer = import_module("qcmb_mpi.computer").ParallelManyBodyComputer
-        return computer.from_manybodyinput(input_model)
+        try:
+            return computer.from_manybodyinput(input_model)
+        except errors.QcmbError as error:
+            is_callers = error.exit_code == errors.InputError.exit_code
+            raise (InputError if is_callers else UnknownError)(str(error)) from error

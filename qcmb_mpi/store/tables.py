@@ -150,10 +150,11 @@ def check_place(path: Path) -> None:
     Raises
     ------
     StoreError
-        If it is a directory or its parent is none.
+        If it is a directory or a device, or its parent is no directory.
     """
-    if path.is_dir():
-        raise StoreError(f"{path}: is a directory; give the store a file name (--store PATH)")
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        kind = "directory" if path.is_dir() else "device"
+        raise StoreError(f"{path}: is a {kind}; give the store a file name (--store PATH)")
     if not path.parent.is_dir():
         raise StoreError(
             f"{path}: there is no directory {path.parent}; make it, or give another --store PATH"

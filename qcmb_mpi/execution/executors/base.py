@@ -8,12 +8,14 @@ Rules of this file
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.task_runs import run_tasks
@@ -21,6 +23,18 @@ from qcmb_mpi.execution.tasks import ParallelTask, TaskResult
 from qcmb_mpi.execution.wire import Transport
 
 T = TypeVar("T")
+
+# Field -> kind of number, whether 0 is one, what is accepted.
+_NUMBERS: dict[str, tuple[type, bool, str]] = {
+    "n_workers": (Integral, False, "a whole number, 1 or more"),
+    "n_threads": (Integral, False, "a whole number, 1 or more"),
+    "memory_bytes": (Integral, False, "a whole number, 1 or more"),
+    "max_retries": (Integral, True, "a whole number, 0 or more"),
+    "timeout_per_task": (Real, False, "seconds, more than 0"),
+    "checkpoint_interval": (Real, True, "seconds, 0 or more"),
+}
+_OPTIONAL = ("n_workers", "n_threads", "memory_bytes")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +56,8 @@ class ExecutorConfig:
     cache_dir : str, optional
         A directory with one store for everything that is computed; used when
         `checkpoint_file` is not given.
-    log_level : str
-        Level of the ``qcmb_mpi`` logger.
+    log_level : str, optional
+        Level of the ``qcmb_mpi`` logger, set when the pool starts; default as it is.
     scratch_dir : str, optional
         Scratch for programs.
     n_threads : int, optional
@@ -52,6 +66,11 @@ class ExecutorConfig:
         Limit of a node; default 80 % of what is granted.
     imports : tuple of str
         Modules to import in every slot (your own QCEngine harness).
+
+    Raises
+    ------
+    InputError
+        A value is not acceptable.
     """
 
     n_workers: int | None = None
@@ -60,19 +79,31 @@ class ExecutorConfig:
     checkpoint_interval: float = 1.0
     checkpoint_file: str | os.PathLike[str] | None = None
     cache_dir: str | os.PathLike[str] | None = None
-    log_level: str = "WARNING"
+    log_level: str | None = None
     scratch_dir: str | os.PathLike[str] | None = None
     n_threads: int | None = None
     memory_bytes: int | None = None
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("n_workers", "n_threads", "memory_bytes", "timeout_per_task"):
+        for name in _NUMBERS:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(name, "must be positive", value=value)
-        if self.max_retries < 0:
-            raise InputError("max_retries", "must not be negative", value=self.max_retries)
+            if value is not None or name not in _OPTIONAL:
+                _check_number(name, value)
+        level = self.log_level
+        if level is not None and str(level).upper() not in _LEVELS:
+            raise InputError("log_level", "is not known", value=level, accepted=", ".join(_LEVELS))
+        imports: object = self.imports
+        if not isinstance(imports, list | tuple) or not all(isinstance(m, str) for m in imports):
+            raise InputError("imports", "must be a list of names of modules", value=imports)
+        object.__setattr__(self, "imports", tuple(imports))
+
+
+def _check_number(name: str, value: Any) -> None:
+    kind, is_zero_fine, accepted = _NUMBERS[name]
+    is_one = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_one or not (value > 0 or (is_zero_fine and value == 0)):
+        raise InputError(name, "is not acceptable", value=value, accepted=accepted)
 
 
 class Executor(ABC):
@@ -98,6 +129,8 @@ class Executor(ABC):
     def transport(self) -> Transport:
         """The way to the agents, started if need be."""
         if self._transport is None:
+            if self.config.log_level is not None:
+                logging.getLogger("qcmb_mpi").setLevel(self.config.log_level.upper())
             self._transport = self._start()
         return self._transport
 
@@ -145,9 +178,9 @@ class Executor(ABC):
         return self.share(lambda: run_tasks(self, tasks, progress_callback))
 
     def shutdown(self, wait: bool = True) -> None:
-        """End the pool; with `wait` false what runs is killed without a last look."""
+        """End the pool; with `wait` idle slots leave by themselves, else all are killed."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.close(wait=wait)
             self._transport = None
 
     def __enter__(self) -> Executor:

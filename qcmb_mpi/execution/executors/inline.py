@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
-from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.errors import QcmbError, TransportError
 from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Failure, Outcome
@@ -34,6 +35,8 @@ from qcmb_mpi.execution.wire import (
     Work,
 )
 from qcmb_mpi.scheduling.policy import ErrorClass
+
+T = TypeVar("T")
 
 
 class InlineAgent:
@@ -74,7 +77,7 @@ class InlineAgent:
         news, self._news = self._news, []
         return news
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Forget the engines."""
         self._engines.clear()
 
@@ -145,12 +148,12 @@ class FuturesAgent:
         news, self._news = self._news, []
         return news
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Cancel what has not started; shut an owned pool down."""
         for future in self._running:
             future.cancel()
         if self._is_owned:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _open_space(self, message: Open) -> None:
         self._n_slots = message.layout.n_slots
@@ -158,7 +161,7 @@ class FuturesAgent:
         what = (uuid.uuid4().hex, message.recipe, resources)
         self._open[message.space] = partial(_compute_remotely, *what, message.space)
         try:
-            self._pool.submit(_prepare_remotely, *what).result()
+            self._submit(_prepare_remotely, *what).result()
         except QcmbError as error:
             self._news.append(Ready(message.space, error))
         else:
@@ -170,9 +173,15 @@ class FuturesAgent:
             if batch is None:
                 return
             space, ids = batch
-            future = self._pool.submit(self._open[space], ids)
+            future = self._submit(self._open[space], ids)
             self._running[future] = batch
             future.add_done_callback(self._ended.put)
+
+    def _submit(self, function: Callable[..., T], *args: object) -> concurrent.futures.Future[T]:
+        try:
+            return self._pool.submit(function, *args)
+        except RuntimeError as error:  # it was shut down, or its workers have died
+            raise TransportError(f"the pool takes no more work: {error}") from error
 
     def _hear(self, future: concurrent.futures.Future[tuple[Outcome, ...]]) -> None:
         space, ids = self._running.pop(future)

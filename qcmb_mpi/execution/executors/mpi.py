@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -135,9 +136,9 @@ class MasterTransport:
             self._mail.send(rank, ("end", value, error))
         self._mail.flush(_GRACE_S)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End our own slots; the other ranks end theirs."""
-        self._agent.close()
+        self._agent.close(wait=wait)
         self._mail.flush(_GRACE_S)
 
 
@@ -173,9 +174,9 @@ class Worker:
             else:
                 nap.lengthen()
 
-    def close(self) -> None:
-        """Kill our slots."""
-        self._agent.close()
+    def close(self, *, wait: bool = True) -> None:
+        """End our slots."""
+        self._agent.close(wait=wait)
         self._mail.flush(_GRACE_S)
 
 
@@ -273,7 +274,7 @@ class MPIExecutor(Executor):
     def shutdown(self, wait: bool = True) -> None:
         """End this rank's slots."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.close(wait=wait)
             self._worker = None
         super().shutdown(wait)
 
@@ -285,6 +286,7 @@ class MPIExecutor(Executor):
         transport = cast("MasterTransport", self.transport)
         try:
             value = work()
+            _check_pickles(value)
         except BaseException as error:
             transport.conclude(None, _portable(error))
             raise
@@ -299,24 +301,21 @@ class MPIExecutor(Executor):
         return value
 
     def _agent(self) -> Agent:
-        server, self._server = self._server, None
-        node = self._node(None if server is None else server.address)
-        addresses = [row.address for row in node if row.address is not None]
-        if server is None:
-            server = ForkServer.connect(addresses[0])
-        share = self._share(node)
-        return Agent(share.info, server, slot_cpus=share.slot_cpus)
-
-    def _node(self, address: str | None) -> list[_Neighbour]:
-        """Gather what the ranks of this node must know of each other."""
         from mpi4py import MPI
 
-        mask = affinity.allocation_mask(self._is_binding_respected)
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        row = _Neighbour(self.comm.rank, mask, address)
-        rows: list[_Neighbour] = node.allgather(row)
+        server, self._server = self._server, None
+        addresses = node.allgather(None if server is None else server.address)
+        known = next(filter(None, addresses), None)
+        if known is None:  # no early start: the first rank of the node makes up for it
+            if node.rank == 0:
+                server = ForkServer.start(clean_environment(os.environ), PRELOAD)
+            known = node.bcast(None if server is None else server.address)
+        mask = affinity.allocation_mask(self._is_binding_respected)
+        neighbours = [_Neighbour(*row) for row in node.allgather((self.comm.rank, mask))]
         node.Free()
-        return rows
+        share = self._share(neighbours)
+        return Agent(share.info, server or ForkServer.connect(known), slot_cpus=share.slot_cpus)
 
     def _share(self, node: Sequence[_Neighbour]) -> HostShare:
         rank = self.comm.rank
@@ -335,11 +334,10 @@ class MPIExecutor(Executor):
 
 @dataclass(frozen=True, slots=True)
 class _Neighbour:
-    """A rank of this node: its processors, and its fork server if it started one."""
+    """A rank of this node and its processors."""
 
     rank: int
     mask: frozenset[int]
-    address: str | None
 
 
 def _idle_share(share: HostShare) -> HostShare:
@@ -360,6 +358,15 @@ def _signals_left_to_master() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _check_pickles(value: object) -> None:
+    """Find out here whether other ranks can get a value: they wait for it."""
+    try:
+        pickle.dumps(value)
+    except Exception as error:
+        message = f"a {type(value).__name__} cannot be sent to the other ranks: {error}"
+        raise QcmbError(message) from error
 
 
 def _portable(error: BaseException) -> BaseException:

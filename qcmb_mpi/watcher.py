@@ -1,0 +1,113 @@
+"""What a run tells of itself while it runs: to the summary, the progress and the event log.
+
+Rules of this file
+------------------
+1. Listens only: nothing that is heard here changes what happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qcmb_mpi.execution.dispatch import Observer
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.report import summary as summaries
+from qcmb_mpi.report.events import EventLog
+from qcmb_mpi.report.progress import Progress
+from qcmb_mpi.scheduling import messages as m
+from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.scheduling.scheduler import Scheduler
+
+_LOG = logging.getLogger(__name__)
+
+
+class Watcher(Observer):
+    """Tells summary, progress and event log what happens.
+
+    Parameters
+    ----------
+    space : TaskSpace
+    summary : RunSummary
+    progress : Progress
+    log : EventLog, optional
+    """
+
+    def __init__(
+        self,
+        space: TaskSpace,
+        summary: summaries.RunSummary,
+        progress: Progress,
+        log: EventLog | None,
+    ) -> None:
+        self._space = space
+        self._summary = summary
+        self._progress = progress
+        self._log = log
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[None]:
+        """Show progress meanwhile."""
+        now = time.monotonic()
+        self._progress.start(self._summary.snapshot(now), now)
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._progress.finish(self._summary.snapshot(now), now)
+
+    def agent_joined(self, agent: int, info: AgentInfo, layout: Layout) -> None:
+        """Note the agent and why it is laid out as it is."""
+        self._summary.agent_joined(
+            summaries.AgentInfo(
+                info.rank,
+                info.host,
+                info.n_cores,
+                layout.n_slots,
+                layout.n_threads,
+                info.memory_bytes,
+            )
+        )
+        self._summary.note(layout=layout.reason)
+
+    def agent_lost(self, agent: int, reason: str) -> None:
+        """Note that the agent has gone."""
+        _LOG.warning("agent %d has gone: %s", agent, reason)
+        self._summary.agent_lost(agent)
+
+    def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
+        """Add attempts up."""
+        self._summary.observe(outcomes, agent, now=time.monotonic())
+
+    def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
+        """Note what failed for good, by label."""
+        label = self._space.labels(np.array([task]))[0]
+        block = self._space.blocks[int(self._space.block_of(np.array([task]))[0])]
+        chemistry = self._space.expansion.model_chemistries[block.model_chemistry]
+        self._summary.failed(
+            label,
+            failure.error_type,
+            failure.message,
+            attempts=n_attempts,
+            program=chemistry.program,
+            output_tail=failure.output_tail,
+        )
+
+    def stepped(self, event: m.Event, commands: Sequence[m.Command], now: float) -> None:
+        """Log the event and what came of it."""
+        if self._log is not None:
+            self._log.write(event, commands, now)
+
+    def ticked(self, scheduler: Scheduler, now: float) -> None:
+        """Show how far it is, if it is time to."""
+        if self._progress.is_due(now):
+            snapshot = self._summary.snapshot(
+                now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
+            )
+            self._progress.update(snapshot, now)
