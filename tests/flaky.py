@@ -1,7 +1,8 @@
 """A QCEngine program for tests, registered by ``--import tests.flaky``.
 
 Its energy is a sum over real atoms and their pairs. The keyword ``faults`` maps "number of
-real atoms" to what goes wrong there: raise, random, input, crash, hang, nan, none.
+real atoms" to what goes wrong there: raise, random, input, crash, hang, nan, none; ``once``
+names a file, and a fault happens only until it is there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +50,7 @@ class FlakyHarness(ProgramHarness):
         time.sleep(keywords.get("sleep", 0.0))
         energy, gradient = self._potential(molecule)
         fault = keywords.get("faults", {}).get(str(n_real))
-        if fault:
+        if fault and self._is_due(keywords.get("once")):
             energy, gradient = self._fail(fault, energy, gradient)
         driver = input_data.specification.driver.value
         return AtomicResult(
@@ -78,6 +80,15 @@ class FlakyHarness(ProgramHarness):
                 gradient[a] += slope
                 gradient[b] -= slope
         return energy, gradient
+
+    @staticmethod
+    def _is_due(mark: str | None) -> bool:
+        """Tell whether a fault is to happen: with a mark, only while that file is not there."""
+        if mark is None:
+            return True
+        is_first = not os.path.exists(mark)
+        Path(mark).touch()
+        return is_first
 
     @staticmethod
     def _fail(fault: str, energy: float, gradient: np.ndarray) -> tuple[float, np.ndarray | None]:

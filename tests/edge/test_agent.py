@@ -41,7 +41,7 @@ _PATIENCE_S = 60.0
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     """Give an agent of two slots that is ended after the test."""
-    server = ForkServer(dict(os.environ), ["numpy"])
+    server = ForkServer.start(dict(os.environ), ["numpy"])
     made = Agent(
         AgentInfo(0, "here", 2, 10**9), server, slot_cpus=lambda n_slots, _: [()] * n_slots
     )
@@ -193,7 +193,7 @@ def test_slots_end_with_their_owner(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys, time\n"
         "from qcmb_mpi.execution.forkserver import ForkServer\n"
-        "server = ForkServer(dict(os.environ))\n"
+        "server = ForkServer.start(dict(os.environ))\n"
         "print(*[server.fork().pid for _ in range(2)], flush=True)\n"
         "time.sleep(600)\n"
     )

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from qcmb_mpi import schema
-from tests.launch.jobs import command, environment, mpiexec, read, run, started, wait_until
+from tests.launch.jobs import (
+    ROOT,
+    command,
+    environment,
+    mpiexec,
+    read,
+    run,
+    started,
+    wait_until,
+)
 
 
 def helium(
@@ -290,3 +299,85 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     job = run(["bash", "-c", shell], cwd=tmp_path)
     assert "Traceback" not in job.stderr
     assert os.linesep in job.stdout
+
+
+def test_two_signals_end_a_job_at_once_and_it_resumes(tmp_path: Path) -> None:
+    source = write(tmp_path, helium(5, sleep=0.1, faults={"2": "hang"}))
+    words = command("run", source, "--workers", "1", *FLAKY, n_ranks=3)
+    store = tmp_path / "in.store.sqlite"
+    with started(words, cwd=tmp_path) as job:
+        wait_until(lambda: _n_done(store) >= 3)
+        job.send_signal(signal.SIGUSR1)
+        job.send_signal(signal.SIGUSR2)
+        assert job.wait(60) == 75, job.stderr.read() if job.stderr else ""
+    summary = read(tmp_path / "in.run.json")
+    assert summary["status"] == "incomplete"
+    assert summary["n_computed"] >= 3
+
+
+def test_running_tasks_are_cut_off_at_the_deadline(tmp_path: Path) -> None:
+    source = write(tmp_path, helium(faults={"1": "hang"}))
+    words = ("--walltime", "6", "--workers", "2", *FLAKY)
+    job = run(command("run", source, *words), cwd=tmp_path)
+    assert job.returncode == 75, job.stderr
+    assert read(tmp_path / "in.run.json")["n_computed"] >= 1
+
+
+def test_a_signal_before_the_first_task_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\npathlib.Path('slow').touch()\ntime.sleep(4)\n"
+    )
+    source = write(tmp_path, helium())
+    words = command("run", source, "--import", "slow", *FLAKY)
+    env = environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+    with started(words, cwd=tmp_path, env=env) as job:
+        wait_until((tmp_path / "slow").exists)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 75, job.stderr.read() if job.stderr else ""
+    assert read(tmp_path / "in.run.json")["n_computed"] == 0
+    assert _n_done(tmp_path / "in.store.sqlite") == 0
+
+
+def test_a_program_that_prints_does_not_touch_the_table(tmp_path: Path) -> None:
+    source = write(tmp_path, helium(faults={"3": "print"}))
+    outputs = {}
+    for executor in ("serial", "thread", "multiprocessing"):
+        words = ("--executor", executor, "--no-store", *FLAKY)
+        job = run(command("run", source, *words), cwd=tmp_path)
+        assert job.returncode == 0, job.stderr
+        outputs[executor] = job.stdout
+    assert "flaky is about to print" not in outputs["serial"]
+    assert len(set(outputs.values())) == 1
+
+
+def test_files_must_be_files_and_different_ones(tmp_path: Path) -> None:
+    source = write(tmp_path, helium())
+    for words, field in (
+        (["-o", "in.json"], "-o: is the same file as INPUT"),
+        (["--summary", "in.result.json"], "--summary: is the same file as -o"),
+        (["--store", "/dev/null"], "--store: is a directory or a device"),
+        (["-o", "/dev/null"], "-o: is a directory or a device"),
+    ):
+        job = run(command("run", source, *words, *FLAKY), cwd=tmp_path)
+        assert job.returncode == 2
+        assert field in job.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json"]
+
+
+def test_slots_that_can_no_longer_start_leave_the_results(tmp_path: Path) -> None:
+    """Every slot crashes once, and then the user's module has gone."""
+    module = tmp_path / "mine.py"
+    module.write_text("import tests.flaky\n")
+    source = write(tmp_path, helium(5, sleep=0.05, faults={"1": "crash"}))
+    words = command("run", source, "--import", "mine", "--workers", "2")
+    env = environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+    store = tmp_path / "in.store.sqlite"
+    with started(words, cwd=tmp_path, env=env) as job:
+        wait_until(lambda: _n_done(store) >= 1)
+        module.unlink()
+        assert job.wait(60) == 75, job.stderr.read() if job.stderr else ""
+    n_done = _n_done(store)
+    assert n_done >= 1
+    summary = read(tmp_path / "in.run.json")
+    assert summary["status"] == "incomplete"
+    assert "mine" in summary["error"]

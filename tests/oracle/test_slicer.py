@@ -54,6 +54,9 @@ def test_slices_equal_stock_molecules(more: dict[str, object]) -> None:
                 a, b = sorted(a), sorted(b)  # stock lists ghosts in the order of a set
             assert np.array_equal(a, b), (label, name)
         assert all(map(np.array_equal, found.fragments, expected.fragments))
+        dumps = [molecule.model_dump() for molecule in (found, expected)]
+        assert dumps[0].keys() == dumps[1].keys(), label
+        assert dumps[0]["provenance"] == dumps[1]["provenance"]
         assert found.to_string("psi4") == expected.to_string("psi4")
         assert found.get_hash() == expected.get_hash()
         n_compared += 1

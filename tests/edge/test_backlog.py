@@ -1,0 +1,91 @@
+"""What an agent holds and has not started: order, recall, fair batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcmb_mpi.execution.backlog import Backlog
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
+
+
+def taken(backlog: Backlog, n_sharing: int = 1) -> list[tuple[int, list[int]]]:
+    """Take everything, batch by batch."""
+    batches = []
+    while (batch := backlog.take(n_sharing)) is not None:
+        batches.append((batch[0], batch[1].tolist()))
+    return batches
+
+
+def test_an_empty_backlog_gives_nothing() -> None:
+    backlog = Backlog()
+    backlog.add(0, ids())
+    backlog.put_back(0, ids())
+    assert (len(backlog), backlog.next_space, backlog.take(1)) == (0, None, None)
+    assert backlog.recall(0).tolist() == []
+
+
+def test_tasks_come_in_the_order_in_which_they_came() -> None:
+    backlog = Backlog()
+    backlog.add(0, ids(5, 3))
+    backlog.add(1, ids(0))
+    backlog.add(0, ids(9))
+    assert (len(backlog), backlog.next_space) == (4, 0)
+    flat = [(space, task) for space, batch in taken(backlog) for task in batch]
+    assert flat == [(0, 5), (0, 3), (1, 0), (0, 9)]
+
+
+def test_what_is_put_back_comes_first() -> None:
+    backlog = Backlog()
+    backlog.add(0, ids(1, 2))
+    backlog.put_back(1, ids(7))
+    assert backlog.next_space == 1
+    assert taken(backlog)[0] == (1, [7])
+
+
+def test_recall_takes_one_space_only() -> None:
+    backlog = Backlog()
+    backlog.add(0, ids(1, 2))
+    backlog.add(1, ids(1))
+    backlog.add(0, ids(3))
+    assert backlog.recall(0).tolist() == [1, 2, 3]
+    assert taken(backlog) == [(1, [1])]
+
+
+@pytest.mark.parametrize("n_sharing", [1, 2, 3, 7])
+@pytest.mark.parametrize("seconds", [1e-9, 1e-4, 0.01, 10.0])
+def test_batches_are_fair_and_complete(n_sharing: int, seconds: float) -> None:
+    backlog = Backlog()
+    backlog.observe(0, seconds)
+    backlog.add(0, np.arange(1000))
+    n_left = 1000
+    for _, batch in taken(backlog, n_sharing):
+        assert 1 <= len(batch) <= -(-n_left // n_sharing)
+        assert len(batch) == 1 or len(batch) * seconds <= 0.021
+        n_left -= len(batch)
+    assert n_left == 0
+
+
+def test_what_is_not_known_or_long_is_taken_one_at_a_time() -> None:
+    backlog = Backlog()
+    backlog.add(0, np.arange(5))
+    backlog.add(1, np.arange(5))
+    backlog.observe(1, 60.0)
+    assert [len(batch) for _, batch in taken(backlog)] == [1] * 10
+
+
+def test_short_is_learnt_for_each_space() -> None:
+    backlog = Backlog()
+    assert not backlog.is_short(0)
+    backlog.observe(0, 0.001)
+    backlog.observe(1, 5.0)
+    assert backlog.is_short(0)
+    assert not backlog.is_short(1)
+    for _ in range(50):
+        backlog.observe(0, 5.0)
+        backlog.observe(1, 0.001)
+    assert not backlog.is_short(0)
+    assert backlog.is_short(1)

@@ -1,0 +1,225 @@
+"""The fork server: a clean environment, warm slots, and no process that outlives its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution.engine import SlotResources
+from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess, clean_environment
+from qcmb_mpi.execution.outcome import Outcome
+
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a slot is to do; its outcome's ``program`` is what came of it, as JSON."""
+
+    what: str
+
+    def build(self, resources: SlotResources) -> Recipe:
+        return self
+
+    def compute(self, task: int) -> Outcome:
+        scope: dict[str, Any] = {}
+        exec(self.what, scope)
+        return Outcome(0, task, 0.0, 0.0, program=json.dumps(scope.get("found")))
+
+
+def ask(slot: SlotProcess, what: str) -> Any:
+    """Have a slot run some Python and return its variable ``found``."""
+    tell(slot, what)
+    kind, outcomes = pickle.loads(slot.connection.recv_bytes())
+    assert kind == "done"
+    return json.loads(outcomes[0].program)
+
+
+def tell(slot: SlotProcess, what: str) -> None:
+    """Have a slot run some Python, without waiting for it."""
+    for message in (
+        ("space", 0, Recipe(what), SlotResources()),
+        ("work", 0, np.array([0])),
+    ):
+        slot.connection.send_bytes(pickle.dumps(message))
+    assert pickle.loads(slot.connection.recv_bytes()) == ("ready", 0, None)
+
+
+def forked(server: ForkServer) -> SlotProcess:
+    """Return a slot that has answered, so is the leader of its process group."""
+    slot = server.fork()
+    assert ask(slot, "found = 'here'") == "here"
+    return slot
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for a state; fail if it does not come."""
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    """Give a server without preloads that is ended after the test."""
+    made = ForkServer.start(dict(os.environ))
+    yield made
+    made.close()
+
+
+def test_slots_see_no_launcher_and_few_threads() -> None:
+    launched = {
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "OMPI_MCA_btl": "^ofi",
+        "PMIX_RANK": "3",
+        "PMI_SIZE": "4",
+        "PRTE_LAUNCHED": "1",
+        "SLURM_PROCID": "3",
+        "OMP_NUM_THREADS": "64",
+        "MINE": "kept",
+    }
+    server = ForkServer.start(clean_environment(os.environ | launched, 2))
+    found = ask(forked(server), "import os; found = dict(os.environ)")
+    server.close()
+    strange = {name for name in found if name.split("_")[0] in ("OMPI", "PMIX", "PMI", "PRTE")}
+    assert {name for name in strange if not name.startswith("OMPI_ALLOW_RUN_AS_ROOT")} == set()
+    assert "SLURM_PROCID" not in found
+    assert found["MINE"] == "kept"
+
+
+def test_the_environment_sets_the_threads_of_numeric_libraries() -> None:
+    made = clean_environment({"OMP_NUM_THREADS": "64", "PATH": "/bin"}, 3)
+    assert {made[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"3"}
+    assert made["PATH"] == "/bin"
+
+
+def test_preloaded_modules_are_there_in_every_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "warm_me.py").write_text("import os\nimported_by = os.getpid()\n")
+    (tmp_path / "broken_module.py").write_text("raise OSError('not today')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    server = ForkServer.start(dict(os.environ), ["no.such.module", "broken_module", "warm_me"])
+    what = "import sys; found = sys.modules['warm_me'].imported_by"
+    slots = [server.fork() for _ in range(2)]
+    parents = {psutil.Process(slot.pid).ppid() for slot in slots}
+    assert {ask(slot, what) for slot in slots} == parents
+    server.preload(["also.not.there", "colorsys"])
+    assert ask(server.fork(), "import sys; found = 'colorsys' in sys.modules")
+    server.close()
+
+
+def test_exit_statuses(server: ForkServer) -> None:
+    left, killed, failed, busy = (forked(server) for _ in range(4))
+    left.close()
+    killed.kill()
+    tell(failed, "import os; os._exit(7)")
+    assert server.exit_status(failed.pid, _PATIENCE_S) == 7
+    assert server.exit_status(left.pid, _PATIENCE_S) == 0
+    assert server.exit_status(killed.pid, _PATIENCE_S) == -signal.SIGKILL
+    assert server.exit_status(busy.pid, 0.0) is None
+    assert server.exit_status(failed.pid, 0.0) is None  # told once
+    killed.kill()  # it is not there any more
+
+
+def test_what_a_slot_and_its_programs_write_is_kept(server: ForkServer) -> None:
+    slot = forked(server)
+    assert slot.output_tail() == ""
+    what = "import os; os.write(1, b'x' * 5000); os.system('echo from a program >&2')"
+    ask(slot, what)
+    assert slot.output_tail().endswith("xxx" + "from a program\n")
+    assert len(slot.output_tail()) == 2000
+    assert slot.output_tail(3) == "am\n"
+    os_error = forked(server)
+    tell(os_error, "raise SystemError('cannot go on')")
+    server.exit_status(os_error.pid, _PATIENCE_S)
+    assert "SystemError: cannot go on" in os_error.output_tail()
+
+
+def test_a_killed_slot_takes_its_programs_along(server: ForkServer) -> None:
+    slot = forked(server)
+    what = (
+        "import subprocess\n"
+        "shell = subprocess.Popen(['sh', '-c', 'sleep 3600 & echo $!; wait'], stdout=-1)\n"
+        "found = [shell.pid, int(shell.stdout.readline())]\n"
+    )
+    programs = ask(slot, what)
+    assert all(is_alive(pid) for pid in programs)
+    slot.kill()
+    wait_until(lambda: not any(is_alive(pid) for pid in [slot.pid, *programs]))
+
+
+def test_slots_of_a_dead_server_die_and_no_new_ones_come(server: ForkServer) -> None:
+    slot = forked(server)
+    assert ask(slot, "found = 1") == 1
+    psutil.Process(slot.pid).parent().kill()  # type: ignore[union-attr]
+    wait_until(lambda: not is_alive(slot.pid))
+    with pytest.raises(TransportError, match="the fork server has gone"):
+        server.fork()
+    assert server.exit_status(slot.pid, 0.0) is None
+
+
+def test_a_server_is_shared_and_ends_with_its_last_owner(server: ForkServer) -> None:
+    other = ForkServer.connect(server.address)
+    ours, theirs = forked(server), forked(other)
+    parent = psutil.Process(ours.pid).ppid()
+    assert parent == psutil.Process(theirs.pid).ppid() != os.getpid()
+    other.close()
+    wait_until(lambda: not is_alive(theirs.pid))
+    assert ask(ours, "found = 'still here'") == "still here"
+    assert server.exit_status(theirs.pid, 0.0) is None  # another owner's
+    server.close()
+    wait_until(lambda: not any(is_alive(pid) for pid in (ours.pid, parent)))
+    assert not Path(server.address).parent.exists()
+    with pytest.raises(TransportError, match="no fork server at"):
+        ForkServer.connect(server.address)
+
+
+def test_a_slot_has_nothing_of_its_siblings(server: ForkServer) -> None:
+    """A pipe held open by a sibling would keep a slot from noticing that its owner has gone."""
+    first = forked(server)
+    second = forked(server)
+    what = "import os; found = len(os.listdir('/proc/self/fd'))"
+    assert ask(first, what) == ask(second, what)
+    first.close()
+    assert server.exit_status(first.pid, _PATIENCE_S) == 0
+
+
+def test_interrupting_the_terminal_leaves_server_and_slots_alone() -> None:
+    server = ForkServer.start(dict(os.environ))
+    slot = forked(server)
+    parent = psutil.Process(slot.pid).ppid()
+    assert os.getsid(parent) == parent != os.getsid(0)
+    assert os.getsid(slot.pid) == slot.pid
+    os.kill(parent, signal.SIGINT)
+    assert ask(forked(server), "found = 2") == 2
+    server.close()
+
+
+def test_a_server_is_no_zombie_and_leaves_no_directory_behind() -> None:
+    server = ForkServer.start(dict(os.environ))
+    forked(server)
+    server.close()
+    states = [child.status() for child in psutil.Process().children()]
+    assert psutil.STATUS_ZOMBIE not in states
+    assert not Path(server.address).exists()

@@ -1,0 +1,360 @@
+"""Every command of the command line: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcmb_mpi import cli
+from qcmb_mpi.inputs.documents import read_document
+from tests.edge.task_cases import many_body_input
+from tests.launch.calls import FLAKY, assert_refused, call, finished, write
+from tests.launch.jobs import command, read, run, started, wait_until
+from tests.malformed import sound
+
+pytestmark = pytest.mark.usefixtures("here")
+
+HELIUM_XYZ = "4\n\nHe 0 0 0\nHe 0 0 2.6\nHe 0 2.8 0\nHe 2.9 0 0.5\n"
+PYSCF = ("--program", "pyscf", "--method", "hf", "--basis", "sto-3g")
+
+
+# ---- help ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], *([name, "--help"] for name in cli._COMMANDS)]
+)
+def test_help(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, out, err = call(capfd, *words)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: qcmb-mpi")
+
+
+def test_version_and_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capfd, "--version")
+    assert (code, err) == (0, "")
+    assert out.startswith("qcmb_mpi ")
+    assert_refused(call(capfd), "COMMAND")
+
+
+def test_a_real_process_says_the_same(here: Path) -> None:
+    for words in (["--version"], ["--help"], ["run", "--help"]):
+        job = run(command(*words), cwd=here)
+        assert (job.returncode, job.stderr) == (0, "")
+    script = Path(sys.executable).with_name("qcmb-mpi")
+    if script.exists():  # installed, not only a source tree
+        assert run([str(script), "--version"], cwd=here).stdout.startswith("qcmb_mpi ")
+
+
+# ---- run -----------------------------------------------------------------------------------
+
+
+def test_an_xyz_file_is_run_from_end_to_end(here: Path) -> None:
+    Path("he.xyz").write_text(HELIUM_XYZ)
+    more = ("--bsse", "cp", "--max-nbody", "2", "--workers", "2")
+    extra = ("--report", "page.html", "--trace", "trace.json", "--events", "events.jsonl")
+    job = run(command("he.xyz", *PYSCF, *more, *extra), cwd=here)
+    assert job.returncode == 0, job.stderr
+    assert "Counterpoise Corrected" in job.stdout
+    assert "10 tasks" in job.stderr
+    written = {path.name for path in here.iterdir()}
+    standard = {"he.result.json", "he.run.json", "he.store.sqlite"}
+    assert written == {"he.xyz", *standard, "page.html", "trace.json", "events.jsonl"}
+    assert Path("page.html").read_text().startswith("<!DOCTYPE html>")
+    assert len([e for e in read_any("trace.json") if e.get("ph") == "X"]) == 10
+    lines = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
+    assert len(lines) > 10
+    assert set(read(Path("he.run.json"))["files"]) == {
+        *("result", "summary", "store", "report", "trace", "events")
+    }
+
+
+def read_any(name: str) -> list[dict[str, Any]]:
+    """Return the events of a trace, with or without an envelope."""
+    found = json.loads(Path(name).read_text())
+    return found["traceEvents"] if isinstance(found, dict) else found
+
+
+def test_a_first_word_that_is_no_command_means_run(capfd: pytest.CaptureFixture[str]) -> None:
+    source = write(many_body_input(3))
+    code, out, _ = call(capfd, source, "--executor", "serial", *FLAKY)
+    assert code == 0
+    assert "n-Body" in out
+    code, again, _ = call(capfd, "run", source, "--executor", "thread", "--fresh", *FLAKY)
+    assert (code, again) == (0, out)
+
+
+def test_verbose_logging_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    source = write(many_body_input(3))
+    words = ("--executor", "serial", "--log-level", "debug", "--progress", *FLAKY)
+    code, out, err = call(capfd, "run", source, *words)
+    assert code == 0
+    assert "n-Body" in out
+    assert "complete: 13 tasks" in err
+
+
+def test_cluster_properties_are_kept_as_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    for policy, n_kept in (("none", 0), ("all", 13), ("auto", 13)):
+        assert finished(capfd, "--cluster-properties", policy) == 0
+        assert len(read_document("in.result.json")["cluster_properties"]) == n_kept
+
+
+def test_an_old_result_does_not_look_like_that_of_a_run_that_failed(
+    capfd: pytest.CaptureFixture[str], here: Path
+) -> None:
+    assert finished(capfd) == 0
+    before = read(here / "in.result.json")
+    assert finished(capfd, faults={"3": "input"}) == 1
+    assert not (here / "in.result.json").exists()
+    assert read(here / "in.result.json.previous") == before
+    assert finished(capfd) == 0
+    assert read(here / "in.result.json")["success"]
+
+
+# ---- plan ----------------------------------------------------------------------------------
+
+
+def test_plan_runs_no_chemistry(capfd: pytest.CaptureFixture[str], here: Path) -> None:
+    source = write(sound())
+    code, out, err = call(capfd, "plan", source, "--workers", "2")
+    assert (code, err) == (0, "")
+    assert "3 fragments, 9 atoms, 15 tasks" in out
+    assert "core time" in out
+    assert [path.name for path in here.iterdir()] == [source]
+
+
+def test_plan_as_json_has_counts_cost_memory_and_layout(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = call(capfd, "plan", write(sound()), "--json", "--workers", "2")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["n_tasks"] == sum(level["n_tasks"] for level in plan["levels"]) == 15
+    assert plan["layout"]["n_slots"] == 2
+    assert 0 < plan["wall_s"] <= plan["core_seconds"]
+    assert plan["memory_bytes"] > 0
+
+
+def test_plan_takes_a_geometry(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("he.xyz").write_text(HELIUM_XYZ)
+    code, out, _ = call(capfd, "plan", "he.xyz", *PYSCF, "--max-nbody", "2")
+    assert code == 0
+    assert "4 fragments" in out
+    assert_refused(call(capfd, "plan", "he.xyz", "--basis", "sto-3g"), "--method")
+
+
+# ---- status --------------------------------------------------------------------------------
+
+
+def status(path: str = "in.store.sqlite") -> dict[str, Any]:
+    """Ask for a status as another shell does."""
+    job = subprocess.run(command("status", path, "--json"), capture_output=True, check=False)
+    return dict(json.loads(job.stdout)) if job.returncode == 0 else {"state": job.returncode}
+
+
+def test_status_of_a_run_that_is_complete(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd) == 0
+    for path in ("in.store.sqlite", "in.result.json", "in.run.json"):
+        code, out, err = call(capfd, "status", path)
+        assert (code, err) == (0, "")
+        assert out.startswith("in: complete")
+        assert "13 of 13 tasks done" in out
+        code, out, _ = call(capfd, "status", path, "--json")
+        found = json.loads(out)
+        assert (found["state"], found["n_done"], found["n_tasks"]) == ("complete", 13, 13)
+
+
+def test_status_of_a_run_with_failures(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd, faults={"3": "input"}) == 1
+    code, out, _ = call(capfd, "status", "in.store.sqlite", "--json")
+    found = json.loads(out)
+    assert (code, found["state"], found["n_failed"], found["n_done"]) == (0, "failed", 1, 12)
+    assert "failed for good" in call(capfd, "status", "in.store.sqlite")[1]
+
+
+@pytest.mark.parametrize(
+    ("signum", "state"), [(signal.SIGTERM, "incomplete"), (signal.SIGKILL, "stopped")]
+)
+def test_status_of_a_run_under_way_and_stopped(here: Path, signum: int, state: str) -> None:
+    source = write(many_body_input(6, sleep=0.1))
+    with started(command("run", source, "--workers", "1", *FLAKY), cwd=here) as job:
+        wait_until(lambda: (status().get("n_done") or 0) >= 2)
+        under_way = status()
+        job.send_signal(signum)
+        job.wait(60)
+    assert under_way["state"] == "running"
+    assert under_way["n_tasks"] == 82
+    ended = status()
+    assert ended["state"] == state
+    assert 2 <= ended["n_done"] < 82
+
+
+def test_status_of_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(call(capfd, "status", "nothing.here"), "nothing.here", "no such run")
+    Path("notes.sqlite").write_bytes(b"SQLite format 3\x00" + b"?" * 500)
+    assert_refused(call(capfd, "status", "notes.sqlite"))
+
+
+# ---- report --------------------------------------------------------------------------------
+
+
+def test_report_is_written_beside_the_result(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd) == 0
+    code, out, err = call(capfd, "report", "in.result.json")
+    assert (code, out, err) == (0, "", "written: in.report.html\n")
+    page = Path("in.report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "<svg" in page
+    assert call(capfd, "report", "in.store.sqlite", "-o", "other.html")[0] == 0
+    assert Path("other.html").stat().st_size > 1000
+
+
+def test_report_of_a_run_that_failed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd, faults={"3": "input"}) == 1
+    assert call(capfd, "report", "in.store.sqlite", "-o", "page.html")[0] == 0
+    assert "does not like this input" in Path("page.html").read_text()
+
+
+def test_report_of_nothing_or_to_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(call(capfd, "report", "nothing.json"), "no such run")
+    assert finished(capfd) == 0
+    answer = call(capfd, "report", "in.result.json", "-o", "no/where.html")
+    assert_refused(answer, "-o", "does not exist")
+
+
+# ---- verify --------------------------------------------------------------------------------
+
+
+def test_verify(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd, driver="gradient") == 0
+    code, out, err = call(capfd, "verify", "in.result.json")
+    assert (code, err) == (0, "")
+    assert "agree with stock QCManyBody's from the same 13 components" in out
+    Path("in.store.sqlite").rename("moved.sqlite")
+    assert call(capfd, "verify", "in.result.json", "--store", "moved.sqlite")[0] == 0
+    assert_refused(call(capfd, "verify", "in.result.json"), "--store", "in.store.sqlite")
+
+
+@pytest.mark.parametrize("where", ["return_result", "cp_corrected_total_energy"])
+def test_verify_finds_a_result_that_was_altered(
+    capfd: pytest.CaptureFixture[str], where: str
+) -> None:
+    assert finished(capfd) == 0
+    path = Path("in.result.json")
+    document = read(path)
+    place = document if where in document else document["properties"]
+    place[where] += 1e-8
+    path.write_text(json.dumps(document))
+    code, out, err = call(capfd, "verify", "in.result.json")
+    assert (code, err) == (1, "")
+    assert "DIFFER" in out
+    assert where in out
+
+
+def test_verify_needs_a_result_and_its_components(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd) == 0
+    assert_refused(call(capfd, "verify", "in.json", "--store", "in.store.sqlite"), "in.json")
+    other = write(many_body_input(4), "other.json")
+    assert call(capfd, "run", other, "--executor", "serial", *FLAKY)[0] == 0
+    answer = call(capfd, "verify", "other.result.json", "--store", "in.store.sqlite")
+    assert_refused(answer, "of the 28 components")
+
+
+# ---- doctor --------------------------------------------------------------------------------
+
+
+def test_doctor(capfd: pytest.CaptureFixture[str], here: Path) -> None:
+    code, out, err = call(capfd, "doctor", "--json")
+    found = json.loads(out)
+    assert code == int(found["status"] == "problem")
+    assert err == ""
+    names = [finding["name"] for finding in found["findings"]]
+    assert {"Python", "packages", "cores", "programs", "scratch"} <= set(names)
+    code, out, _ = call(capfd, "doctor")
+    assert code == int("problem " in out)
+    assert list(here.iterdir()) == []
+
+
+# ---- jobscript -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "lsf", "sge", "flux"])
+@pytest.mark.parametrize("n_nodes", ["1", "4"])
+def test_jobscript(capfd: pytest.CaptureFixture[str], scheduler: str, n_nodes: str) -> None:
+    words = ("--nodes", n_nodes, "--cores=16", "--walltime", "2:00:00", "--retries", "5")
+    more = ("--import", "my mod", "-o", "out.json", "--order=level", "--quiet")
+    code, script, err = call(capfd, "jobscript", scheduler, "my input.json", *words, *more)
+    assert (code, err) == (0, "")
+    assert script.startswith("#!/bin/bash\n")
+    assert "options=(--retries 5 --import 'my mod' --order=level --quiet)" in script
+    assert "input='my input.json'" in script
+    assert "result=out.json" in script
+    assert ("mpiexec" in script or "run -" in script or "srun" in script) or n_nodes == "1"
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_jobscript_that_goes_back_into_the_queue(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("jobscript", "slurm", "in.json", "--requeue", "--fresh")
+    code, script, _ = call(capfd, *words)
+    assert code == 0
+    assert "options=(--fresh)" in script
+    assert "requeue" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["condor", "in.json"], "slurm"),
+        (["slurm"], "INPUT"),
+        (["slurm", "-"], "standard input"),
+        (["slurm", "in.json", "--nodes", "0"], "--nodes"),
+        (["slurm", "in.json", "--walltime", "soon"], "walltime"),
+        (["slurm", "in.json", "--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_jobscript_refuses(capfd: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    assert_refused(call(capfd, "jobscript", *words), told)
+
+
+# ---- simulate ------------------------------------------------------------------------------
+
+
+def test_simulate_tasks(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("simulate", "--tasks", "500", "--ranks", "4", "--slots", "2", "--seed", "3")
+    code, out, err = call(capfd, *words)
+    assert (code, err) == (0, "")
+    assert out.startswith("simulated: 500 tasks on 4 ranks, 8 slots")
+    first, second = (json.loads(call(capfd, *words, "--json")[1]) for _ in range(2))
+    assert first == second
+    assert first["lower_bound_s"] <= first["makespan_s"]
+    assert first["efficiency"] == pytest.approx(first["lower_bound_s"] / first["makespan_s"])
+
+
+def test_simulate_an_input(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capfd, "simulate", write(sound()), "--ranks", "2", "--json")
+    assert (code, json.loads(out)["n_tasks"]) == (0, 15)
+    Path("he.xyz").write_text(HELIUM_XYZ)
+    words = ("--ranks", "2", *PYSCF, "--max-nbody", "2", "--json")
+    code, out, _ = call(capfd, "simulate", "he.xyz", *words)
+    assert (code, json.loads(out)["n_tasks"]) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--ranks", "2"],
+        ["in.json", "--tasks", "5", "--ranks", "2"],
+        ["--tasks", "5"],
+        ["--tasks", "0", "--ranks", "2"],
+        ["--tasks", "5", "--ranks", "2", "--task-seconds", "nan"],
+        ["missing.json", "--ranks", "2"],
+    ],
+)
+def test_simulate_refuses(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert_refused(call(capfd, "simulate", *words))

@@ -1,0 +1,164 @@
+"""MPIExecutor: every rank makes the same calls, gets the same results and the same errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qcmb_mpi import (
+    ExecutorConfig,
+    InputError,
+    MPIExecutor,
+    ParallelManyBodyComputer,
+    SequentialExecutor,
+    TasksFailed,
+    TaskStatus,
+)
+from qcmb_mpi.errors import QcmbError
+from tests.edge.task_cases import IMPORTS, energies, energy, many_body_input, task
+from tests.mpi.together import error_of, parallel_assert, processes, same_everywhere
+
+pytestmark = pytest.mark.mpi
+
+compute = ParallelManyBodyComputer.from_manybodyinput
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[MPIExecutor]:
+    """Give one warm pool to all tests here: what one does must not harm the next."""
+    with MPIExecutor(ExecutorConfig(n_workers=1, imports=IMPORTS)) as made:
+        assert isinstance(made, MPIExecutor)
+        yield made
+
+
+def serial(inp: dict[str, Any]) -> Any:
+    """Return the result of the sequential executor."""
+    with SequentialExecutor(ExecutorConfig(imports=IMPORTS)) as one:
+        return compute(inp, executor=one)
+
+
+def same_numbers(one: Any, other: Any) -> bool:
+    """Tell whether two results are equal to the bit."""
+    return bool(
+        one.properties.model_dump_json() == other.properties.model_dump_json()
+        and np.array_equal(one.return_result, other.return_result)
+        and one.stdout == other.stdout
+        and list(one.cluster_properties) == list(other.cluster_properties)
+    )
+
+
+@pytest.mark.parametrize("driver", ["energy", "gradient"])
+def test_every_rank_gets_the_result_of_one_process(executor: MPIExecutor, driver: str) -> None:
+    inp = many_body_input(5, driver=driver)
+    result = compute(inp, executor=executor)
+    same_everywhere(executor.comm, result.model_dump_json())
+    parallel_assert(executor.comm, same_numbers(result, serial(inp)))
+
+
+def test_a_warm_pool_keeps_its_slots(executor: MPIExecutor) -> None:
+    compute(many_body_input(4), executor=executor)
+    before = processes(executor.comm)
+    for shift_bohr in (0.1, -0.2):
+        inp = many_body_input(4, shift_bohr=shift_bohr)
+        result = compute(inp, executor=executor)
+        parallel_assert(executor.comm, same_numbers(result, serial(inp)))
+    parallel_assert(executor.comm, len(before) > executor.n_ranks)
+    parallel_assert(executor.comm, processes(executor.comm) == before)
+
+
+def test_explicit_tasks_give_every_rank_the_same_list(executor: MPIExecutor) -> None:
+    told: list[tuple[int, int]] = []
+    sizes = [4, 1, 3, 2, 5, 1]
+    results = executor.execute([task(n) for n in sizes], lambda *counts: told.append(counts))
+    parallel_assert(executor.comm, energies(results) == [energy(n) for n in sizes], results)
+    same_everywhere(executor.comm, [each.task_id for each in results])
+    is_told = told == [(n, len(sizes)) for n in range(1, len(sizes) + 1)]
+    parallel_assert(executor.comm, is_told if executor.is_master else not told, told)
+
+
+def test_failed_tasks_are_results_on_every_rank(executor: MPIExecutor) -> None:
+    faults = {"1": "input", "2": "crash"}
+    results = executor.execute([task(n, faults=faults) for n in (1, 2, 3)])
+    statuses = [each.status for each in results]
+    expected = [TaskStatus.FAILED, TaskStatus.FAILED, TaskStatus.COMPLETED]
+    parallel_assert(executor.comm, statuses == expected, results)
+    parallel_assert(executor.comm, [each.attempts for each in results] == [1, 3, 1], results)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inp", "words"),
+    [
+        (InputError, {"specification": {}}, "molecule"),
+        (InputError, many_body_input() | {"schema_version": 3}, "schema_version"),
+        (QcmbError, many_body_input() | {"molecule": {"symbols": ["He"]}}, "molecule"),
+        (TasksFailed, many_body_input(faults={"3": "raise"}), "8 tasks failed for good"),
+    ],
+)
+def test_an_error_on_the_master_is_raised_on_every_rank(
+    executor: MPIExecutor, kind: type[QcmbError], inp: dict[str, Any], words: str
+) -> None:
+    error = error_of(lambda: compute(inp, executor=executor))
+    parallel_assert(executor.comm, isinstance(error, kind) and words in str(error), error)
+    same_everywhere(executor.comm, str(error))
+
+
+def test_failed_tasks_are_named_on_every_rank(executor: MPIExecutor) -> None:
+    error = error_of(lambda: compute(many_body_input(faults={"2": "input"}), executor=executor))
+    failed = error.failed if isinstance(error, TasksFailed) else ()
+    parallel_assert(executor.comm, len(failed) == 12, error)
+    same_everywhere(executor.comm, failed)
+
+
+def test_a_bug_on_the_master_is_an_error_on_every_rank(executor: MPIExecutor) -> None:
+    def interrupt(n_ended: int, n_all: int) -> None:
+        raise RuntimeError("the callback has enough")
+
+    error = error_of(lambda: executor.execute([task(n) for n in (1, 2, 3, 4)], interrupt))
+    parallel_assert(executor.comm, "has enough" in str(error), error)
+    is_known = isinstance(error, RuntimeError if executor.is_master else QcmbError)
+    parallel_assert(executor.comm, is_known, error)
+
+
+def test_a_missing_program_is_refused_on_every_rank_and_the_pool_goes_on(
+    executor: MPIExecutor,
+) -> None:
+    """Every rank's agent refuses; the answers of the later ones come when nobody waits."""
+    inp = many_body_input()
+    inp["specification"]["specification"]["(auto)"]["program"] = "nosuch"
+    error = error_of(lambda: compute(inp, executor=executor))
+    parallel_assert(executor.comm, "nosuch" in str(error), error)
+    results = executor.execute([task(2), task(3)])
+    parallel_assert(executor.comm, energies(results) == [energy(2), energy(3)], results)
+
+
+def test_every_rank_has_an_agent_and_rank_0_is_the_master(executor: MPIExecutor) -> None:
+    ranks = list(range(executor.comm.size))
+    parallel_assert(executor.comm, executor.n_ranks == len(ranks))
+    parallel_assert(executor.comm, executor.is_master == (executor.comm.rank == 0))
+    found = sorted(executor.transport.infos) if executor.is_master else ranks
+    parallel_assert(executor.comm, found == ranks, found)
+
+
+def test_the_executor_of_a_launcher_with_ranks_is_mpi() -> None:
+    """Without an executor each call makes and ends its own; the second one must start as well."""
+    from mpi4py import MPI
+
+    inp = many_body_input(3)
+    before = processes(MPI.COMM_WORLD)
+    for _ in range(2):
+        result = compute(inp, n_workers=1, imports=IMPORTS)
+        parallel_assert(MPI.COMM_WORLD, same_numbers(result, serial(inp)))
+    parallel_assert(MPI.COMM_WORLD, processes(MPI.COMM_WORLD) == before)
+
+
+def test_a_dedicated_master_computes_nothing() -> None:
+    config = ExecutorConfig(n_workers=1, imports=IMPORTS)
+    with MPIExecutor(config, is_master_dedicated=True) as pool:
+        assert isinstance(pool, MPIExecutor)
+        results = pool.execute([task(n) for n in (1, 2, 3)])
+        parallel_assert(pool.comm, energies(results) == [energy(n) for n in (1, 2, 3)], results)
+        is_idle = not pool.is_master or pool.transport.infos[0].n_cores == 0
+        parallel_assert(pool.comm, is_idle)
