@@ -109,9 +109,8 @@ class RunEnd:
             failed = tuple(self.summary["failed"])
             first = failed[0]
             message = f"{first['label']}: {first['error_type']}: {first['message']}"
-            raise TasksFailed(
-                f"{len(failed)} tasks failed for good, first {message}", failed=failed
-            )
+            tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
+            raise TasksFailed(f"{tasks} failed for good, first {message}", failed=failed)
         if self.status == "incomplete":
             n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
             raise Interrupted(f"stopped early with {n_left} tasks left; run again to go on")

@@ -81,8 +81,7 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kill the slot and every program in its process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        _kill_group(self.pid)
 
     def close(self) -> None:
         """Give up the pipe and the log."""
@@ -259,8 +258,9 @@ class _Owner:
     def leave(self) -> None:
         self.control.close()
         for pid in self.slots:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            _kill_group(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 class _Server:
@@ -353,13 +353,20 @@ class _Server:
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 pid = ended.si_pid
                 # Not reaped yet, so the group is still the slot's own.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+                _kill_group(pid)
                 _, status = os.waitpid(pid, 0)
                 for owner in self._owners.values():
                     if pid in owner.slots:
                         owner.slots.discard(pid)
                         owner.report(pid, os.waitstatus_to_exitcode(status))
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a slot with all its programs, also one so young that it leads no group yet."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+            return
 
 
 def _preload(modules: Iterable[str]) -> None:

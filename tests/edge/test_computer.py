@@ -117,6 +117,8 @@ def test_any_futures_pool_will_do_and_is_left_alone() -> None:
         ({"max_workers": 0}, "n_workers"),
         ({"parallel_config": {"max_retries": -1}}, "max_retries"),
         ({"executor": 4}, "executor"),
+        ({"executor": SequentialExecutor(), "max_workers": 2}, "executor"),
+        ({"executor": SequentialExecutor(), "parallel_mode": "thread"}, "executor"),
     ],
 )
 def test_nonsense_is_refused_before_anything_starts(arguments: dict[str, Any], field: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import math
 import multiprocessing
 import subprocess
@@ -215,6 +216,17 @@ def test_nonsense_is_refused(field: str, values: tuple[object, ...]) -> None:
     for value in values:
         with pytest.raises(InputError, match=f"^{field}: "):
             ExecutorConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_level_of_the_logger_is_set_if_it_is_given() -> None:
+    logger = logging.getLogger("qcmb_mpi")
+    before = logger.level
+    try:
+        for level, expected in ((None, before), ("info", logging.INFO)):
+            with SequentialExecutor(ExecutorConfig(log_level=level)):
+                assert logger.level == expected
+    finally:
+        logger.setLevel(before)
 
 
 def test_sense_is_accepted() -> None:

@@ -53,6 +53,27 @@ def test_a_missing_or_unreadable_input(
     assert_refused(call(capfd, command_name, "folder.json"), "folder.json")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--workers", "two"],
+        ["--threads", "0"],
+        ["--timeout", "0"],
+        ["--timeout", "soon"],
+        ["--retries", "-1"],
+        ["--order", "random"],
+        ["--executor", "gpu"],
+        ["--store", "a.sqlite", "--no-store"],
+        ["--memory", "plenty"],
+        ["--work", "2"],
+        ["--charge", "1"],
+    ],
+)
+def test_wrong_options_are_named(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    source = write(sound())
+    assert_refused(call(capfd, "run", source, "--executor", "serial", *words), words[0])
+
+
 def test_a_bug_of_ours_is_exit_code_70_with_what_to_do(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
