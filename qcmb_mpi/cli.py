@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from qcmb_mpi import runner
@@ -50,9 +51,22 @@ def _plan(args: argparse.Namespace) -> int:
     from qcmb_mpi import forecast, schema
 
     loaded = schema.read_input(args.input, options=runner.input_options(args))
-    plan = forecast.make_plan(loaded, runner.executor_config(args))
+    store = _store_of_run(args)
+    plan = forecast.make_plan(loaded, runner.executor_config(args), store_path=store)
     print(json.dumps(plan, indent=2) if args.json else forecast.format_plan(plan))
     return 0
+
+
+def _store_of_run(args: argparse.Namespace) -> Path | None:
+    """Return the store that ``run`` with the same options would take results from, if any."""
+    from qcmb_mpi import run_files
+
+    if args.fresh or args.no_store or (args.input == "-" and args.store is None):
+        return None
+    if args.store is not None:
+        return Path(args.store) if args.store.exists() else None
+    store = run_files.Files.of(argparse.Namespace(**{**vars(args), "output": None})).store
+    return store if store is not None and store.exists() else None
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -75,11 +89,14 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from qcmb_mpi import run_files, schema
+    from qcmb_mpi import results, run_files, schema
     from qcmb_mpi.store import Store
 
+    if not args.result.exists():
+        raise InputError("RESULT", "no such file", value=str(args.result))
     path = args.store or run_files.sibling(args.result, ".store.sqlite")
     if not path.exists():
+        results.read_result(args.result)  # an input has no store, and says so itself
         raise InputError("--store", "does not exist", value=str(path))
     with Store.open(path, is_read_only=True) as store:
         verdict = schema.verify(args.result, store)

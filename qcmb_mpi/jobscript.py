@@ -174,7 +174,7 @@ def _settings(
 ) -> str:
     words, result = _without(words, "-o", "--output")
     words, summary = _without(words, "--summary")
-    stem = str(PurePath(source).with_suffix(""))
+    stem = PurePath(source).stem  # as `run` does: in the working directory
     result = result or f"{stem}.result.json"
     summary = summary or f"{result.removesuffix('.json').removesuffix('.result')}.run.json"
     path = job.path or _environment_path()

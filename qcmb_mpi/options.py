@@ -9,6 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
+import difflib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +49,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="qcmb-mpi",
         description="Many-body expansions in parallel: QCManyBody's numbers, on all cores.",
+        epilog="INPUT without a COMMAND means run: qcmb-mpi water.yaml = qcmb-mpi run water.yaml",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -74,8 +76,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         An option or value is not acceptable.
     """
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        _refuse_mistyped(arguments[0])
         arguments = ["run", *arguments]
     return make_parser().parse_args(arguments)
+
+
+def _refuse_mistyped(word: str) -> None:
+    """Raise if `word` looks more like a command than like a file."""
+    near = difflib.get_close_matches(word.lower(), COMMANDS, n=1, cutoff=0.6)
+    if near and not Path(word).suffix and not Path(word).exists():
+        raise InputError("command line", f"no command {word!r}, did you mean {near[0]}?")
 
 
 def _command(commands: Any, name: str, text: str) -> Parser:
@@ -88,8 +98,13 @@ def _command(commands: Any, name: str, text: str) -> Parser:
 def _add_run(commands: Any) -> None:
     parser = _command(commands, "run", "Run an expansion; standard output is the n-body table.")
     _add_input(parser)
-    parser.add_argument("-o", "--output", metavar="RESULT", type=Path, help="ManyBodyResult")
+    _add_output(parser)
     add_run_options(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    text = "the ManyBodyResult (default INPUT's stem.result.json, here)"
+    parser.add_argument("-o", "--output", metavar="RESULT", type=Path, help=text)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -100,93 +115,125 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_geometry_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for .xyz and .pdb input")
     for name, text in (
-        ("--program", "program, by QCEngine's name"),
-        ("--method", "method"),
-        ("--basis", "basis set"),
-        ("--bsse", "nocp, cp, vmfc or several with commas"),
-        ("--fragment", "auto, or atoms as 1-3,4-6"),
-        ("--charge", "total charge, or one for each fragment: 0,0,-1"),
-        ("--multiplicity", "total multiplicity, or one for each fragment"),
+        ("--program", "program by QCEngine's name (default pyscf)"),
+        ("--method", "method, as hf or mp2 (needed)"),
+        ("--basis", "basis set (default none)"),
+        ("--bsse", "nocp, cp, vmfc or several with commas (default cp)"),
+        ("--fragment", "auto (by bonds), or atoms as 1-3,4-6 (default: -- lines, else auto)"),
+        ("--charge", "total charge, or one for each fragment: 0,0,-1 (default 0)"),
+        ("--multiplicity", "total, or one for each fragment (default the lowest)"),
     ):
         group.add_argument(name, help=text)
-    group.add_argument("--driver", choices=("energy", "gradient", "hessian"))
-    group.add_argument("--max-nbody", type=int)
-    group.add_argument("--total", action="store_true", default=None, help="total, not interaction")
-    group.add_argument("--keyword", action="append", default=[], metavar="NAME=VALUE")
+    drivers = ("energy", "gradient", "hessian")
+    group.add_argument("--driver", choices=drivers, help="what to compute (default energy)")
+    group.add_argument("--max-nbody", type=int, metavar="N", help="highest level (default all)")
+    total = "total instead of interaction energy (default interaction)"
+    group.add_argument("--total", action="store_true", default=None, help=total)
+    keyword = "keyword of the program; may be repeated"
+    group.add_argument("--keyword", action="append", default=[], metavar="NAME=VALUE", help=keyword)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``run`` (``jobscript`` passes them on)."""
+    _add_pool_options(parser)
+    _add_task_options(parser)
+    _add_file_options(parser)
+
+
+def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--executor", choices=EXECUTORS, default="auto")
-    add("--workers", type=_positive, metavar="N", help="slots of this node, or of each rank")
-    add("--threads", type=_positive_or_auto, metavar="N|auto", help="QC threads of one task")
-    add("--memory", metavar="SIZE", help="limit of a node, as 8GB or 900MiB")
+    kinds = "where tasks run (default auto: mpi under mpiexec, else multiprocessing)"
+    add("--executor", choices=EXECUTORS, default="auto", help=kinds)
+    slots = "slots of this node, or of each rank (default by cores and memory)"
+    add("--workers", type=_positive, metavar="N", help=slots)
+    threads = "QC threads of one task (default auto: by cost and cores)"
+    add("--threads", type=_positive_or_auto, metavar="N|auto", help=threads)
+    add("--memory", metavar="SIZE", help="limit of a node, as 8GB or 900MiB (default what it has)")
+    add("--walltime", metavar="[[D-]H:]M:S|S", help="deadline from now (default the batch job's)")
+    add("--dedicated-master", action="store_true", help="rank 0 computes nothing (default off)")
+    binding = "keep to the launcher's binding of ranks (default off)"
+    add("--respect-binding", action="store_true", help=binding)
+    modules = "import MODULE in every process; may be repeated"
+    add("--import", dest="imports", action="append", default=[], metavar="MODULE", help=modules)
+    add("--scratch", type=Path, metavar="DIR", help="for programs (default the system's)")
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    seconds = f"limit of one task, seconds (default {DEFAULT_TIMEOUT_S:.0f})"
+    add("--timeout", type=_positive_seconds, default=DEFAULT_TIMEOUT_S, metavar="S", help=seconds)
+    retries = "most repeats of a failed task (default 2)"
+    add("--retries", type=_count, default=2, metavar="N", help=retries)
+    failure = "continue with the other tasks (default), or stop"
+    add("--on-failure", choices=("continue", "stop"), default="continue", help=failure)
+    order = "lpt: longest predicted task first (default); level: by n-body level"
+    add("--order", choices=("lpt", "level"), default="lpt", help=order)
+    kept = "tables of single tasks in RESULT (default auto: all if below 64 MiB, else none)"
+    add("--cluster-properties", choices=("all", "none", "auto"), default="auto", help=kept)
+
+
+def _add_file_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     store = parser.add_mutually_exclusive_group()
-    store.add_argument("--store", type=Path, metavar="PATH")
-    store.add_argument("--no-store", action="store_true")
-    add("--fresh", action="store_true", help="do not reuse results in the store")
-    add(
-        "--timeout",
-        type=_positive_seconds,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="S",
-        help="of one task",
-    )
-    add("--retries", type=_count, default=2, metavar="N")
-    add("--on-failure", choices=("continue", "stop"), default="continue")
-    add("--walltime", metavar="[[D-]H:]M:S|S", help="deadline from now")
-    add("--order", choices=("lpt", "level"), default="lpt")
-    add("--dedicated-master", action="store_true", help="rank 0 computes nothing")
-    add("--respect-binding", action="store_true", help="keep to the launcher's binding of ranks")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE")
-    add("--scratch", type=Path, metavar="DIR")
-    add("--cluster-properties", choices=("all", "none", "auto"), default="auto")
-    for name in ("--summary", "--events", "--trace", "--report"):
-        add(name, type=Path, metavar="PATH")
-    add("--progress", action=argparse.BooleanOptionalAction, default=None)
-    add("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
-    add("--quiet", action="store_true")
+    path = "finished tasks, reused (default RESULT's stem.store.sqlite)"
+    store.add_argument("--store", type=Path, metavar="PATH", help=path)
+    store.add_argument("--no-store", action="store_true", help="keep no store (default off)")
+    add("--fresh", action="store_true", help="do not reuse results in the store (default off)")
+    for name, text in (
+        ("--summary", "summary as JSON (default RESULT's stem.run.json)"),
+        ("--events", "what happened, as JSON lines (default none)"),
+        ("--trace", "timeline for a trace viewer (default none)"),
+        ("--report", "HTML report (default none)"),
+    ):
+        add(name, type=Path, metavar="PATH", help=text)
+    progress = "show progress (default if standard error is a terminal)"
+    add("--progress", action=argparse.BooleanOptionalAction, default=None, help=progress)
+    levels = ("debug", "info", "warning", "error")
+    add("--log-level", choices=levels, default="warning", help="least to log (default warning)")
+    add("--quiet", action="store_true", help="print neither table nor summary (default off)")
 
 
 def _add_plan(commands: Any) -> None:
     parser = _command(commands, "plan", "Show what a run would do; runs no chemistry.")
     _add_input(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
     add_run_options(parser)
 
 
 def _add_report(commands: Any) -> None:
     parser = _command(commands, "report", "Write an HTML report with timeline and plots.")
-    parser.add_argument("path", metavar="RESULT|STORE", type=Path)
-    parser.add_argument("-o", "--output", type=Path, metavar="report.html")
+    parser.add_argument("path", metavar="RESULT|STORE", type=Path, help="what a run wrote")
+    text = "the page (default RESULT's stem.report.html)"
+    parser.add_argument("-o", "--output", type=Path, metavar="report.html", help=text)
 
 
 def _add_status(commands: Any) -> None:
     parser = _command(commands, "status", "Show the state of a run under way or ended.")
-    parser.add_argument("path", metavar="STORE|RESULT", type=Path)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("path", metavar="STORE|RESULT", type=Path, help="what a run wrote")
+    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
 
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "Re-assemble a result with stock QCManyBody and compare.")
-    parser.add_argument("result", metavar="RESULT", type=Path)
-    parser.add_argument("--store", type=Path, metavar="STORE")
+    parser.add_argument("result", metavar="RESULT", type=Path, help="what a run wrote")
+    text = "its tasks (default RESULT's stem.store.sqlite)"
+    parser.add_argument("--store", type=Path, metavar="STORE", help=text)
 
 
 def _add_doctor(commands: Any) -> None:
     parser = _command(commands, "doctor", "Say what this machine has, what is wrong, what to do.")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
 
 
 def _add_jobscript(commands: Any) -> None:
     parser = _command(commands, "jobscript", "Print a ready batch script.")
-    parser.add_argument("scheduler", choices=SCHEDULERS)
+    parser.add_argument("scheduler", choices=SCHEDULERS, help="the batch system")
     _add_input(parser)
-    parser.add_argument("-o", "--output", metavar="RESULT", type=Path)
-    parser.add_argument("--nodes", type=_positive, default=1, metavar="K")
-    parser.add_argument("--cores", type=_positive, metavar="N", help="cores of a node")
-    parser.add_argument("--requeue", action="store_true", help="until the summary says complete")
+    _add_output(parser)
+    add = parser.add_argument
+    add("--nodes", type=_positive, default=1, metavar="K", help="nodes of the job (default 1)")
+    add("--cores", type=_positive, metavar="N", help="cores of a node")
+    add("--requeue", action="store_true", help="submit again until complete (default off)")
     add_run_options(parser)
 
 
@@ -200,7 +247,7 @@ def _add_simulate(commands: Any) -> None:
     parser.add_argument("--message-seconds", type=_seconds, default=1e-4, metavar="S")
     parser.add_argument("--spread", type=_seconds, default=0.3, help="sigma of ln(task time)")
     parser.add_argument("--seed", type=_count, default=1)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
     _add_geometry_options(parser)
 
 

@@ -48,7 +48,9 @@ def read_result(path: Path | str) -> dict[str, Any]:
     """
     document = parse_document(read_text(str(path)), str(path))
     if not {"input_data", "properties", "return_result"} <= document.keys():
-        raise InputError(str(path), "is not a ManyBodyResult")
+        is_input = {"molecule", "specification"} <= document.keys()
+        hint = ": it is an input; give the RESULT that its run wrote" if is_input else ""
+        raise InputError(str(path), f"is not a ManyBodyResult{hint}")
     return document
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.inputs.documents import strip_volatile
 from qcmb_mpi.report.files import STORE_SUFFIX, SUMMARY_SUFFIX
 
 
@@ -74,9 +75,18 @@ class Files:
         if self.result.exists():
             os.replace(self.result, self._previous)
 
-    def drop_old_result(self) -> None:
-        """Remove what was set aside, now that there is a new one."""
-        self._previous.unlink(missing_ok=True)
+    def drop_old_result(self) -> Path | None:
+        """Remove what was set aside if the new result is the same; else return where it is."""
+        if not self._previous.exists():
+            return None
+        try:
+            old, new = (strip_volatile(p.read_bytes()) for p in (self._previous, self.result))
+        except ValueError:  # what was there is no result at all
+            return self._previous
+        if old != new:
+            return self._previous
+        self._previous.unlink()
+        return None
 
     @property
     def _previous(self) -> Path:

@@ -282,7 +282,9 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
 
     if end.result is not None:
         schema.write_result(end.result, files.result)
-        files.drop_old_result()
+        other = files.drop_old_result()
+        if other is not None:
+            _LOG.warning("%s held another result; it is kept as %s", files.result, other)
     end.summary["files"] = files.written(is_complete=end.result is not None)
     write_summary(end.summary, files.summary)
     if end.timeline is not None:

@@ -89,6 +89,7 @@ def read_input(source: str, *, options: InputOptions | None = None) -> LoadedInp
     if geometry.is_geometry_file(source):
         return _load_geometry(source, options)
     if options.given():
+        geometry.refuse_ending(source)
         message = "only completes an .xyz or .pdb file; write it into the input"
         raise InputError(options.given()[0], message, value=source)
     return load_input(read_document(source))
@@ -127,12 +128,12 @@ def load_input(data: Any) -> LoadedInput:
     original = data if is_complete else _guarded(lambda: kind(**document), document)
     model = original if version == 2 else _guarded(lambda: _version_2(original), document)
     return LoadedInput(
-        expansion=loading.expansion(model, _stock_core(model)),
+        expansion=(expansion := loading.expansion(model, _stock_core(model))),
         model=model,
         schema_version=version,
         wants_records=model.specification.protocols.cluster_results.value == "all",
         original=original,
-        warnings=loading.warnings(document, note),
+        warnings=(*loading.warnings(document, note), *loading.no_tasks(expansion)),
     )
 
 

@@ -101,6 +101,11 @@ class Watcher(Observer):
 
     def stepped(self, event: m.Event, commands: Sequence[m.Command], now: float) -> None:
         """Log the event and what came of it."""
+        for command in commands:
+            if isinstance(command, m.FinishStage):
+                stage = self._space.level_graph().stages[command.stage]
+                chemistry = self._space.expansion.model_chemistries[stage.model_chemistry]
+                _LOG.info("finished: all %d-body tasks of %s", stage.n_real, chemistry.label)
         if self._log is not None:
             self._log.write(event, commands, now)
 

@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 
+_LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
 _HELLO_S = 300.0
 
@@ -194,6 +196,10 @@ class Dispatcher:
             if self._stop.is_urgent or self._clock() >= self._deadline_s:
                 return False
             if self._stop.reason is not None and not self.scheduler.is_draining:
+                _LOG.warning(
+                    "%s: stopping; running tasks will be finished and kept (once more: at once)",
+                    self._stop.reason,
+                )
                 self._step(m.DrainRequested(self._stop.reason))
             if self.scheduler.is_drained:
                 return False

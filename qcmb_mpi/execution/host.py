@@ -34,9 +34,9 @@ class HostShare:
     topology: topology.Topology
 
     def slot_cpus(self, n_slots: int, n_threads: int) -> list[tuple[int, ...]]:
-        """Give each slot its processors; none where slots and cores do not match."""
+        """Give each slot its processors; all of them where there are more threads than cores."""
         if n_slots * n_threads > self.info.n_cores or not self.cpus:
-            return [()] * n_slots
+            return [self.cpus] * n_slots
         return affinity.divide(self.cpus, self.topology, n_slots)
 
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 from qcmb_mpi.errors import InputError
 
+_N_SHOWN = 5
+
 
 @dataclass(frozen=True, slots=True)
 class ChargeState:
@@ -232,7 +234,25 @@ def _note(
     ]
     if open_shell and sum(m is None for m in known.fragment_multiplicities) > 1:
         notes.append(f"the unpaired electrons were placed on fragment {open_shell[0]}")
-    if not notes:
-        return None
-    fields = "fragment_charges and fragment_multiplicities"
-    return f"{' and '.join(notes)}, as QCElemental does; write {fields} to choose"
+    found = []
+    if notes:
+        fields = "fragment_charges and fragment_multiplicities"
+        found.append(f"{' and '.join(notes)}, as QCElemental does; write {fields} to choose")
+    if known.multiplicity is None:
+        found += _doublets(known, multiplicities)
+    return "; ".join(found) or None
+
+
+def _doublets(known: Known, multiplicities: tuple[int, ...]) -> list[str]:
+    """Tell which fragments have an odd number of electrons that the input does not speak of."""
+    given = known.fragment_multiplicities
+    pairs = enumerate(zip(given, multiplicities, strict=True), start=1)
+    odd = [str(index) for index, (told, taken) in pairs if told is None and taken == 2]
+    if not odd:
+        return []
+    shown = ", ".join(odd[:_N_SHOWN]) + (", ..." if len(odd) > _N_SHOWN else "")
+    which = f"fragment {shown} has" if len(odd) == 1 else f"fragments {shown} have"
+    return [
+        f"{which} an odd number of electrons and got multiplicity 2; write "
+        "fragment_multiplicities (or --multiplicity) if that is meant, else check the charges"
+    ]

@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.inputs.geometry_files import Geometry, is_geometry_file, read_geometry
+from qcmb_mpi.inputs.geometry_files import (
+    Geometry,
+    is_geometry_file,
+    read_geometry,
+    refuse_ending,
+)
 
 __all__ = [
     "Geometry",
@@ -32,6 +37,7 @@ __all__ = [
     "parse_fragments",
     "parse_keyword",
     "read_geometry",
+    "refuse_ending",
     "refuse_placed_charge",
 ]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.inputs.documents import read_text
+from qcmb_mpi.inputs.documents import YAML_SUFFIXES, read_text
 
 SUFFIXES = (".xyz", ".pdb", ".ent")
 
@@ -46,6 +46,13 @@ class Geometry:
 def is_geometry_file(source: str) -> bool:
     """Whether the name is one of a geometry file."""
     return Path(source).suffix.lower() in SUFFIXES
+
+
+def refuse_ending(source: str) -> None:
+    """Raise if the name is neither one of a geometry file nor one of a document."""
+    known = (".json", *YAML_SUFFIXES, *SUFFIXES[:2])
+    if source != "-" and Path(source).suffix.lower() not in known:
+        raise InputError(source, "ending not known", accepted=" ".join(known))
 
 
 def read_geometry(source: str) -> Geometry:

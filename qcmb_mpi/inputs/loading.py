@@ -16,6 +16,7 @@ import numpy as np
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.levels import Bsse, Expansion, Levels
+from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.expansion.system import ModelChemistry, System, fingerprint
 from qcmb_mpi.inputs import checks
 from qcmb_mpi.inputs.documents import plain
@@ -117,6 +118,16 @@ def warnings(document: Mapping[str, Any], note: str | None) -> tuple[str, ...]:
     if n_fragments >= _MANY_LEVELS and not (keywords.get("levels") or keywords.get("max_nbody")):
         notes.append(f"no max_nbody: all n-body levels up to {n_fragments} will be computed")
     return tuple(notes)
+
+
+def no_tasks(expansion: Expansion) -> list[str]:
+    """Tell if there is nothing to compute."""
+    if expansion.levels.max_nbody != 1 or TaskSpace(expansion).n_tasks:
+        return []
+    return [
+        "no tasks: an interaction energy through 1-body is zero by definition; use --total "
+        "(return_total_data: true)"
+    ]
 
 
 def as_input_error(error: Exception, document: Any) -> InputError:

@@ -10,9 +10,10 @@ Rules of this file
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qcmb_mpi.machine.cgroups import slurm_cpuset
@@ -147,6 +148,24 @@ def pin(cpus: Iterable[int]) -> bool:
         return os.sched_getaffinity(0) == wanted
     except (AttributeError, OSError, ValueError, OverflowError):
         return False
+
+
+@contextlib.contextmanager
+def pinned(cpus: Iterable[int]) -> Iterator[None]:
+    """Bind the calling thread meanwhile; what it starts stays bound that way.
+
+    Parameters
+    ----------
+    cpus : iterable of int
+        The mask.
+    """
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    pin(cpus)
+    try:
+        yield
+    finally:
+        if before is not None:
+            pin(before)
 
 
 def _launchers_mask(proc: Path, own: frozenset[int], root: Path) -> frozenset[int]:

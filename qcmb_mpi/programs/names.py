@@ -35,16 +35,18 @@ class RequestError(ValueError):
         super().__init__(message)
 
 
-def nearest(name: str, known: Iterable[str], *, n_names: int = 4) -> tuple[str, ...]:
+def nearest(
+    name: str, known: Iterable[str], *, n_names: int = 4, cutoff: float = 0.5
+) -> tuple[str, ...]:
     """Return up to `n_names` of the `known` names that look like `name`, best first."""
     by_key = {candidate.lower(): candidate for candidate in sorted(known)}
-    keys = difflib.get_close_matches(name.lower(), list(by_key), n=n_names, cutoff=0.5)
+    keys = difflib.get_close_matches(name.lower(), list(by_key), n=n_names, cutoff=cutoff)
     return tuple(by_key[key] for key in keys)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return ``"; did you mean a, b?"``, or nothing if no known name is near."""
-    names = nearest(name, known)
+    names = nearest(name, known, cutoff=cutoff)
     return f"; did you mean {', '.join(names)}?" if names else ""
 
 

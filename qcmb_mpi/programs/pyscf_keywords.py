@@ -228,8 +228,10 @@ def _canonical(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(name: str, value: Any, method: Method) -> None:
     if name not in _TABLE:
+        near = did_you_mean(name, _TABLE, cutoff=0.7)
         raise RequestError(
-            f"the pyscf harness has no keyword {name!r}{did_you_mean(name, _TABLE)}",
+            f"the pyscf harness has no keyword {name!r}{near} "
+            f"(for {method.name}: {', '.join(_accepted(method))})",
             part="keywords",
         )
     (is_valid, expected), methods = _TABLE[name]
@@ -240,6 +242,10 @@ def _check(name: str, value: Any, method: Method) -> None:
             f"keyword {name!r} has no effect with method {method.name!r}, only with {methods}",
             part="keywords",
         )
+
+
+def _accepted(method: Method) -> list[str]:
+    return [name for name, (_, methods) in _TABLE.items() if _applies(methods, method)]
 
 
 def _applies(methods: str, method: Method) -> bool:

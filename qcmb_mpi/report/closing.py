@@ -13,8 +13,10 @@ from typing import Any
 
 from qcmb_mpi.report.snapshot import format_duration, share
 from qcmb_mpi.report.tallies import costs
+from qcmb_mpi.scheduling.policy import ErrorClass, error_class_of
 
 N_FAILURES_SHOWN = 5
+N_LABELS_SHOWN = 3
 N_TAIL_LINES = 3
 MESSAGE_LENGTH = 200
 _ADVICE = (
@@ -24,6 +26,14 @@ _ADVICE = (
     (("missing", "not found"), "see what is installed with `qcmb-mpi doctor`"),
     (("input",), "correct INPUT where the message says"),
     (("signal", "crash", "died"), "see the program's output above; memory is a frequent cause"),
+)
+_RECURRING = frozenset(
+    {ErrorClass.UNKNOWN, ErrorClass.INPUT, ErrorClass.CONVERGENCE, ErrorClass.GARBAGE}
+)
+# An error of unknown kind whose message speaks of the machine may be gone the next time.
+_SIGNS_OF_CHANCE = ("timeout", "timed out", "memory", "signal", "crash", "died", "not found")
+_COMES_AGAIN = (
+    "the error came from the program and will come again: check basis, geometry and keywords"
 )
 
 
@@ -177,16 +187,28 @@ def _failure_lines(stats: Mapping[str, Any]) -> list[str]:
     failed = stats.get("failed") or []
     if not failed:
         return []
-    which = f", the first {N_FAILURES_SHOWN}" if len(failed) > N_FAILURES_SHOWN else ""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in failed:
+        groups.setdefault(_error(row), []).append(row)
+    which = f", the first {N_FAILURES_SHOWN} kinds" if len(groups) > N_FAILURES_SHOWN else ""
     lines = [f"failed for good{which}:"]
-    for row in failed[:N_FAILURES_SHOWN]:
-        program = f"{row['program']}: " if row.get("program") else ""
-        error = f"{row['error_type']}: {_shorten(row['message'])}"
-        attempts = _count(row["attempts"], "attempt")
-        lines.append(f"  {row['label']}  {program}{error} ({attempts})")
+    for error, rows in list(groups.items())[:N_FAILURES_SHOWN]:
+        row = rows[0]
+        if len(rows) > 1:
+            labels = ", ".join(str(each["label"]) for each in rows[:N_LABELS_SHOWN])
+            more = ", ..." if len(rows) > N_LABELS_SHOWN else ""
+            lines.append(f"  {len(rows)} tasks: {error} ({labels}{more})")
+        else:
+            attempts = _count(row["attempts"], "attempt")
+            lines.append(f"  {row['label']}  {error} ({attempts})")
         tail = str(row.get("output_tail") or "").rstrip().splitlines()[-N_TAIL_LINES:]
         lines += [f"    | {line[:MESSAGE_LENGTH]}" for line in tail]
     return lines
+
+
+def _error(row: Mapping[str, Any]) -> str:
+    program = f"{row['program']}: " if row.get("program") else ""
+    return f"{program}{row['error_type']}: {_shorten(row['message'])}"
 
 
 def _shorten(text: str) -> str:
@@ -200,8 +222,18 @@ def _next_line(stats: Mapping[str, Any]) -> str:
     again = "run the same command again: finished tasks are not repeated"
     if stats["status"] == "incomplete":
         return f"next: {again}"
-    advice = advice_for(stats.get("failed") or [])
+    failed = stats.get("failed") or []
+    advice = advice_for(failed)
+    if failed and all(map(_comes_again, failed)):
+        return f"next: {_COMES_AGAIN}{'; ' + advice if advice else ''}"
     return f"next: {advice}; then {again}" if advice else f"next: {again}"
+
+
+def _comes_again(row: Mapping[str, Any]) -> bool:
+    """Whether another run of the same input will meet the same error."""
+    message = str(row.get("message", "")).lower()
+    is_chance = any(word in message for word in _SIGNS_OF_CHANCE)
+    return error_class_of(str(row.get("error_type", ""))) in _RECURRING and not is_chance
 
 
 def advice_for(failed: Iterable[Mapping[str, Any]]) -> str:

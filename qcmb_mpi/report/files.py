@@ -23,6 +23,8 @@ from qcmb_mpi.errors import InputError
 
 SUMMARY_SUFFIX = ".run.json"
 STORE_SUFFIX = ".store.sqlite"
+_INPUT_SUFFIXES = (".yaml", ".yml", ".xyz", ".pdb", ".ent")
+_IS_INPUT = "is an input, not a result; give the RESULT or STORE that its run wrote"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -70,6 +72,8 @@ def find_files(path: Path | str) -> RunFiles:
     is_summary = given.name.endswith(SUMMARY_SUFFIX)
     summary = given if is_summary else _first(given.parent, stems, SUMMARY_SUFFIX)
     is_other = given.is_file() and given not in (store, summary)
+    if is_other and given.suffix.lower() in _INPUT_SUFFIXES:
+        raise InputError(str(given), _IS_INPUT)
     result = given if is_other else _first_result(given.parent, stems)
     found = RunFiles(result, summary if summary and summary.is_file() else None, store)
     if found == RunFiles():
@@ -96,6 +100,12 @@ def _first_result(folder: Path, stems: list[str]) -> Path | None:
 def is_result(document: Mapping[str, Any]) -> bool:
     """Whether a JSON object is a ``ManyBodyResult`` of either version."""
     return "success" in document and isinstance(document.get("properties"), Mapping)
+
+
+def refuse_input(document: Mapping[str, Any], path: Path) -> None:
+    """Raise if a JSON object is a ``ManyBodyInput``, which people give for its result."""
+    if {"molecule", "specification"} <= document.keys() and not is_result(document):
+        raise InputError(str(path), _IS_INPUT)
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from qcmb_mpi.report import answer, figures
 from qcmb_mpi.report.closing import advice_for
-from qcmb_mpi.report.files import find_files, read_json, replace_file
+from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_file
 from qcmb_mpi.report.snapshot import format_duration, level_name, share
 from qcmb_mpi.report.sources import read_rows
 from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, utilisation
@@ -239,6 +239,8 @@ def report_for(path: Path | str) -> str:
     files = find_files(path)
     result = read_json(files.result) if files.result else None
     summary = read_json(files.summary) if files.summary else None
+    if files.result and result is not None:
+        refuse_input(result, files.result)
     given = files.result or files.summary or files.store or Path(path)
     rows, labels = None, list[str]()
     if files.store is not None:

@@ -27,7 +27,7 @@ _WORDS = {
     "stopped": "not running any more: its process has gone without a word",
     "complete": "complete",
     "failed": "ended, some tasks failed for good",
-    "incomplete": "stopped early, can be resumed",
+    "incomplete": "stopped early",
     "unknown": "unknown",
 }
 
@@ -177,7 +177,10 @@ def format_status(status: Mapping[str, Any]) -> str:
     str
         Two to five lines; no line end at the end.
     """
-    lines = [f"{status['name']}: {_WORDS.get(status['state'], status['state'])}{_where(status)}"]
+    where = _where(status)
+    if status["state"] == "incomplete":
+        where = f"{' after running' + where if where else ''}; the same command goes on"
+    lines = [f"{status['name']}: {_WORDS.get(status['state'], status['state'])}{where}"]
     lines += [_tasks(status), _times(status), _last_word(status)]
     return "\n  ".join(line for line in lines if line)
 

@@ -146,6 +146,13 @@ def test_alkali_ions_are_fragments_however_near_the_water_is(tmp_path: Path) -> 
     assert read(source, charge="0,1", fragment="1-3,4-7").warnings == ()
 
 
+def test_a_charge_that_makes_a_doublet_is_noted(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "w2.xyz", rows(2))
+    (line,) = read(source, charge="0,-1").warnings
+    assert line.startswith("fragment 2 has an odd number of electrons and got multiplicity 2")
+    assert read(source, charge="0,-1", multiplicity="1,2").warnings == ()
+
+
 def test_a_charge_for_each_fragment(tmp_path: Path) -> None:
     source = xyz(tmp_path / "ion.xyz", ion_lines())
     system = read(source, charge="0,-1,1").expansion.system

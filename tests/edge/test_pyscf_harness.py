@@ -204,6 +204,15 @@ def test_nothing_to_correlate_is_zero(method: str, frozen: str) -> None:
     assert succeed("pyscf", (("H",), ((0.0, 0.0, 0.0),)), method, multiplicity=2).success
 
 
+def test_an_unknown_keyword_is_answered_by_those_that_are_known() -> None:
+    text = refusal("pyscf", WATER, "hf", keywords={"e_convergence": 1e-8})
+    assert "did you mean" not in text
+    assert "(for hf: conv_tol, " in text
+    assert "cc_conv_tol" not in text
+    text = refusal("pyscf", WATER, "hf", keywords={"max_cycles": 9})
+    assert "did you mean max_cycle, cc_max_cycle?" in text
+
+
 def test_cartesian_functions_and_grid_keywords() -> None:
     spherical = succeed("pyscf", WATER, "hf", "6-31g*").properties.calcinfo_nbasis
     cartesian = succeed("pyscf", WATER, "hf", "6-31g*", keywords={"cart": True})

@@ -230,6 +230,20 @@ def test_a_charge_of_the_whole_lands_where_qcelemental_puts_it_and_is_noted() ->
     assert "unpaired electrons were placed on fragment 1" in schema.load_input(document).warnings[0]
 
 
+def test_a_doublet_that_nobody_asked_for_is_noted() -> None:
+    document = waters(3)
+    document["molecule"]["molecular_charge"] = 1
+    (line,) = schema.load_input(document).warnings
+    assert line.startswith("the charge +1 was placed on fragment 1, as QCElemental does")
+    assert "fragment 1 has an odd number of electrons and got multiplicity 2" in line
+    document["molecule"]["fragment_charges"] = [0, 1, -1]
+    document["molecule"]["molecular_charge"] = 0
+    (line,) = schema.load_input(document).warnings
+    assert line.startswith("fragments 2, 3 have an odd number of electrons")
+    document["molecule"]["fragment_multiplicities"] = [1, 2, 2]
+    assert schema.load_input(document).warnings == ()
+
+
 def test_radicals_and_ions_keep_what_is_written() -> None:
     document = waters(3)
     document["molecule"] |= {

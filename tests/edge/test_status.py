@@ -110,7 +110,8 @@ def test_a_new_run_outdates_the_old_summary(tmp_path: Path) -> None:
 
 def test_a_store_alone_tells_how_its_run_ended(tmp_path: Path) -> None:
     path = make_store(tmp_path, status="incomplete")
-    assert "can be resumed" in format_status(status_of(path))
+    text = format_status(status_of(path))
+    assert "stopped early after running on vm (mpi, 3 ranks); the same command goes on" in text
 
 
 def test_a_result_alone_is_complete(tmp_path: Path) -> None:

@@ -258,12 +258,12 @@ def test_last_lines_of_a_failed_run_say_what_next() -> None:
     lines = text.splitlines()
     assert lines[0] == "failed: 14 tasks: 1 computed, 0 reused, 7 failed, 6 not done"
     assert "failed attempts 1.0 s" in lines[1]
-    assert "failed for good, the first 5:" in lines
-    assert lines.count("    | four") == 5
+    assert "failed for good:" in lines
+    assert lines.count("    | four") == 1
     assert "    | one" not in lines
-    shown = next(line for line in lines if line.startswith("  [0]"))
-    assert shown.startswith("  [0]  pyscf: timeout: it was killed because xx")
-    assert shown.endswith("... (1 attempt)")
+    shown = next(line for line in lines if line.startswith("  7 tasks: "))
+    assert shown.startswith("  7 tasks: pyscf: timeout: it was killed because xx")
+    assert shown.endswith("... ([0], [1], [2], ...)")
     assert lines[-1].startswith("next: give it more time with --timeout")
     assert "run the same command again" in lines[-1]
 
@@ -281,8 +281,39 @@ def test_advice_is_given_once_and_only_where_known() -> None:
     ]
     assert advice_for(rows).count("--memory") == 1
     assert advice_for(rows[2:]) == ""
-    stats = compute_execution_stats([TaskResult("a", TaskStatus.FAILED, error_type="odd")])
-    assert format_execution_summary(stats).endswith("finished tasks are not repeated")
+
+
+def test_failures_of_many_kinds_are_shown_one_by_one_up_to_a_limit() -> None:
+    run = make_summary()
+    for task in range(7):
+        run.failed(f"[{task}]", "crashed", f"exit code {task}", attempts=2)
+    lines = format_execution_summary(run.finish("failed", 110.0)).splitlines()
+    assert "failed for good, the first 5 kinds:" in lines
+    assert "  [4]  crashed: exit code 4 (2 attempts)" in lines
+    assert not any("exit code 5" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message", "is_again"),
+    [
+        (["odd"], "", True),
+        (["unknown_error", "input_error"], "no such basis", True),
+        (["convergence", "garbage"], "did not converge", True),
+        (["unknown_error"], "MemoryError: out of memory", False),
+        (["input_error", "timeout"], "", False),
+        (["crashed"], "", False),
+    ],
+)
+def test_only_what_may_be_gone_the_next_time_is_to_be_run_again(
+    kinds: list[str], message: str, is_again: bool
+) -> None:
+    tasks = [
+        TaskResult(str(place), TaskStatus.FAILED, None, kind, message)
+        for place, kind in enumerate(kinds)
+    ]
+    last = format_execution_summary(compute_execution_stats(tasks)).splitlines()[-1]
+    assert ("will come again: check basis, geometry and keywords" in last) == is_again
+    assert ("run the same command again" in last) != is_again
 
 
 def test_stats_of_task_results() -> None:

@@ -129,6 +129,41 @@ def test_plan_runs_no_chemistry(capfd: pytest.CaptureFixture[str], here: Path) -
     assert [path.name for path in here.iterdir()] == [source]
 
 
+def test_plan_lists_equal_fragments_together(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("he.xyz").write_text("5\n\n" + HELIUM_XYZ.partition("\n\n")[2] + "Ne 9 9 9\n")
+    words = ("plan", "he.xyz", *PYSCF, "--max-nbody", "2", "--charge", "0,0,1,0,0")
+    lines = call(capfd, *words)[1].splitlines()
+    assert lines[1:4] == [
+        "fragments 1-2, 4: He, charge 0, multiplicity 1",
+        "fragment 3: He, charge 1, multiplicity 2",
+        "fragment 5: Ne, charge 0, multiplicity 1",
+    ]
+    assert "note        fragment 3 has an odd number of electrons" in "\n".join(lines)
+    rows = json.loads(call(capfd, *words, "--json")[1])["fragments"]
+    assert rows[0] == {"fragments": [1, 2, 4], "formula": "He", "charge": 0, "multiplicity": 1}
+
+
+def test_plan_counts_what_the_store_has(capfd: pytest.CaptureFixture[str]) -> None:
+    assert finished(capfd, faults={"3": "input"}) == 1
+    whole = json.loads(call(capfd, "plan", "in.json", "--json", "--fresh")[1])
+    rest = json.loads(call(capfd, "plan", "in.json", "--json")[1])
+    assert (whole["n_done"], whole["store"]) == (0, None)
+    assert 0 < rest["n_done"] < rest["n_tasks"] == whole["n_tasks"] == 13
+    assert sum(level["n_left"] for level in rest["levels"]) == 13 - rest["n_done"]
+    assert 0 < rest["core_seconds"] < whole["core_seconds"]
+    out = call(capfd, "plan", "in.json", "--store", "in.store.sqlite")[1]
+    assert f"13 tasks, {rest['n_done']} of them done in in.store.sqlite" in out
+
+
+def test_nothing_to_compute_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("he.xyz").write_text(HELIUM_XYZ)
+    words = ("he.xyz", *PYSCF, "--max-nbody", "1")
+    text = "an interaction energy through 1-body is zero by definition; use --total"
+    assert text in call(capfd, "plan", *words)[1]
+    assert text not in call(capfd, "plan", *words, "--total")[1]
+    assert text in call(capfd, "run", *words, "--executor", "serial")[2]
+
+
 def test_plan_as_json_has_counts_cost_memory_and_layout(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -260,7 +295,12 @@ def test_verify_finds_a_result_that_was_altered(
 def test_verify_needs_a_result_and_its_components(capfd: pytest.CaptureFixture[str]) -> None:
     assert finished(capfd) == 0
     assert_refused(call(capfd, "verify", "in.json", "--store", "in.store.sqlite"), "in.json")
+    assert_refused(call(capfd, "verify", "none.result.json"), "RESULT: no such file")
     other = write(many_body_input(4), "other.json")
+    assert_refused(call(capfd, "verify", "other.json"), "it is an input")
+    assert_refused(call(capfd, "report", "other.json"), "is an input, not a result")
+    Path("mine.yaml").write_text("molecule: {}\n")
+    assert_refused(call(capfd, "report", "mine.yaml"), "is an input, not a result")
     assert call(capfd, "run", other, "--executor", "serial", *FLAKY)[0] == 0
     answer = call(capfd, "verify", "other.result.json", "--store", "in.store.sqlite")
     assert_refused(answer, "of the 28 components")

@@ -85,3 +85,11 @@ def test_a_bug_of_ours_is_exit_code_70_with_what_to_do(
     assert (code, out) == (70, "")
     assert "ZeroDivisionError: our bug" in err
     assert "please report" in err.splitlines()[-1]
+
+
+def test_a_mistyped_command_and_an_unknown_ending(capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(call(capfd, "rum", "in.json"), "no command 'rum', did you mean run?")
+    assert_refused(call(capfd, "water"), "water: no such file")
+    assert "without a COMMAND means run" in call(capfd, "--help")[1]
+    answer = call(capfd, "run", "w3.mol", "--method", "hf")
+    assert_refused(answer, "w3.mol: ending not known; accepted: .json .yaml .yml .xyz .pdb")

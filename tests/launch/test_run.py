@@ -176,7 +176,9 @@ def test_a_signal_drains_and_the_same_command_resumes(tmp_path: Path, n_ranks: i
     with started(words, cwd=tmp_path) as job:
         wait_until(lambda: _n_done(store) >= 3)
         job.send_signal(signal.SIGUSR1)
-        assert job.wait(60) == 75, job.stderr.read() if job.stderr else ""
+        _, told = job.communicate(timeout=60)
+        assert job.returncode == 75, told
+        assert "running tasks will be finished and kept" in told
     summary = read(tmp_path / "in.run.json")
     n_done = summary["n_computed"]
     assert summary["status"] == "incomplete"
@@ -196,6 +198,19 @@ def _n_done(store: Path) -> int:
             return int(connection.execute("SELECT count(*) FROM component").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
+
+
+def test_another_calculation_does_not_replace_a_result_without_a_word(tmp_path: Path) -> None:
+    kept = tmp_path / "in.result.json.previous"
+    first = run(command("run", write(tmp_path, helium(3)), *FLAKY), cwd=tmp_path)
+    old = (tmp_path / "in.result.json").read_bytes()
+    again = run(command("run", "in.json", *FLAKY), cwd=tmp_path)
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert not kept.exists()
+    other = run(command("run", write(tmp_path, helium(4)), *FLAKY), cwd=tmp_path)
+    assert other.returncode == 0
+    assert "held another result; it is kept as in.result.json.previous" in other.stderr
+    assert schema.strip_volatile(kept.read_bytes()) == schema.strip_volatile(old)
 
 
 def test_walltime_ends_in_time_to_resume(tmp_path: Path) -> None:

@@ -162,3 +162,28 @@ def test_a_dedicated_master_computes_nothing() -> None:
         parallel_assert(pool.comm, energies(results) == [energy(n) for n in (1, 2, 3)], results)
         is_idle = not pool.is_master or pool.transport.infos[0].n_cores == 0
         parallel_assert(pool.comm, is_idle)
+
+
+def test_an_executor_can_be_opened_again() -> None:
+    inp = many_body_input(4)
+    again = MPIExecutor(ExecutorConfig(n_workers=1, imports=IMPORTS))
+    for _ in range(2):
+        with again:
+            result = compute(inp, executor=again)
+            parallel_assert(again.comm, same_numbers(result, serial(inp)))
+
+
+def test_a_communicator_without_the_first_rank_works() -> None:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    part = world.Split(color=int(world.rank > 0), key=world.rank)
+    with MPIExecutor(ExecutorConfig(n_workers=1, imports=IMPORTS), comm=part) as group:
+        inp = many_body_input(4)
+        result = compute(inp, executor=group)
+        parallel_assert(world, same_numbers(result, serial(inp)))
+
+
+def test_what_cannot_be_sent_is_an_error_on_every_rank(executor: MPIExecutor) -> None:
+    error = error_of(lambda: executor.share(lambda: lambda: 1))
+    parallel_assert(executor.comm, isinstance(error, QcmbError), error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +56,25 @@ def test_kept_cluster_has_separate_whole_fragments(path: Path) -> None:
     for index, fragment in enumerate(cluster["fragments"]):
         owner[fragment] = index
     between = distances[owner[:, None] != owner[None]]
-    assert between.min() > 1.3
+    assert between.min() > 1.5
     rows = path.with_suffix(".xyz").read_text().splitlines()[2:]
     assert [row.split()[0] for row in rows] == cluster["symbols"]
     xyz = np.array([[float(x) for x in row.split()[1:]] for row in rows])
     np.testing.assert_allclose(xyz, geometry, atol=1e-7)
+
+
+@pytest.mark.parametrize(("contact_angstrom", "is_refused"), [(1.45, True), (1.55, False)])
+def test_make_geometries_refuses_a_close_contact(contact_angstrom: float, is_refused: bool) -> None:
+    make_geometries = runpy.run_path(str(ROOT / "geometries" / "make_geometries.py"))
+    water = make_geometries["MONOMERS"]["water"]
+    first = np.array(water.geometry_angstrom)
+    second = -first + [0.757 + contact_angstrom, 0.587, 0.0]  # its O beside an H
+    second[1:] = second[0] + [[0.757, 0.587, 0.0], [0.757, -0.587, 0.0]]
+    geometry = np.vstack([first, second]) / make_geometries["BOHR_ANGSTROM"]
+    cluster = make_geometries["Cluster"]("near", 0, (water, water), geometry, 0.0)
+    refusal = pytest.raises(SystemExit, match="between two monomers")
+    with refusal if is_refused else contextlib.nullcontext():
+        make_geometries["check_chemistry"](cluster)
 
 
 def test_examples_are_as_their_script_writes_them() -> None:

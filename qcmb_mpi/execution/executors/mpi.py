@@ -228,7 +228,7 @@ class MPIExecutor(Executor):
         if self._comm is None:
             environment = dict(os.environ)  # before MPI_Init, which may change it
             if self._server is None and launcher.leads_node(environment):
-                self._server = ForkServer.start(clean_environment(environment), PRELOAD)
+                self._server = self._start_server()
             # Open MPI's one-sided transport over libfabric, which nothing here uses, sleeps for a
             # second while it starts.
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
@@ -300,6 +300,11 @@ class MPIExecutor(Executor):
             raise error
         return value
 
+    def _start_server(self) -> ForkServer:
+        """Start a server that is not bound to this rank's core, as mpiexec binds ranks."""
+        with affinity.pinned(affinity.allocation_mask(self._is_binding_respected)):
+            return ForkServer.start(clean_environment(os.environ), PRELOAD)
+
     def _agent(self) -> Agent:
         from mpi4py import MPI
 
@@ -309,7 +314,7 @@ class MPIExecutor(Executor):
         known = next(filter(None, addresses), None)
         if known is None:  # no early start: the first rank of the node makes up for it
             if node.rank == 0:
-                server = ForkServer.start(clean_environment(os.environ), PRELOAD)
+                server = self._start_server()
             known = node.bcast(None if server is None else server.address)
         mask = affinity.allocation_mask(self._is_binding_respected)
         neighbours = [_Neighbour(*row) for row in node.allgather((self.comm.rank, mask))]
