@@ -2,7 +2,8 @@
 """Make the molecular clusters that examples, tests and benchmarks use.
 
 Monomers are packed at random, from a seed, into a sphere, and relaxed with GFN2-xTB (tblite) by
-SciPy's L-BFGS-B. ``python make_geometries.py`` makes every cluster again; ``--check NAME`` makes
+SciPy's L-BFGS-B. The cluster with a radical, which GFN2-xTB binds far too closely, is relaxed with
+UHF/6-31G* (PySCF). ``python make_geometries.py`` makes every cluster again; ``--check NAME`` makes
 one in memory and compares it with the file.
 
 Rules of this file
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,11 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Surface = Callable[[Array], tuple[float, Array]]  # flat coordinates -> energy, flat gradient
 
 BOHR_ANGSTROM = 0.52917721067  # CODATA 2014, the value QCElemental uses
 HERE = Path(__file__).resolve().parent
 ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "Na": 11, "Cl": 17}
 CONTACT_ANGSTROM = {True: 1.75, False: 2.6}  # smallest distance when packing; True: H is involved
+SMALLEST_CONTACT_ANGSTROM = 1.5  # between relaxed monomers
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Recipe:
         Largest gradient component that ends the relaxation, E_h/a0.
     accuracy : float
         tblite's: multiplies its thresholds of self-consistency.
+    method : str
+        ``GFN2-xTB`` or ``UHF/6-31G*``.
     """
 
     monomers: tuple[str, ...]
@@ -108,6 +114,7 @@ class Recipe:
     max_iterations: int = 3000
     gradient_tolerance: float = 1e-9
     accuracy: float = 1e-4
+    method: str = "GFN2-xTB"
 
 
 CLUSTERS = {
@@ -120,7 +127,9 @@ CLUSTERS = {
     "water-64": Recipe(("water",) * 64, 64, 800, 5e-4, 0.1),
     "sodium-water-4": Recipe(("sodium",) + ("water",) * 4, seed=11),
     "chloride-water-3": Recipe(("chloride",) + ("water",) * 3, seed=17),
-    "hydroxyl-water-2": Recipe(("hydroxyl",) + ("water",) * 2, seed=9),
+    "hydroxyl-water-2": Recipe(
+        ("hydroxyl",) + ("water",) * 2, 3, gradient_tolerance=1e-6, method="UHF/6-31G*"
+    ),
     "mixed-organic-4": Recipe(("formamide", "methanol", "water", "methane"), seed=4),
 }
 
@@ -142,7 +151,8 @@ class Cluster:
     @property
     def comment(self) -> str:
         command = f"python geometries/make_geometries.py {self.name}"
-        return f"{self.name}; seed {self.seed}; {command}; GFN2-xTB {self.energy_hartree:.8f} E_h"
+        energy = f"{CLUSTERS[self.name].method} {self.energy_hartree:.8f} E_h"
+        return f"{self.name}; seed {self.seed}; {command}; {energy}"
 
 
 def random_rotation(rng: np.random.Generator) -> Array:
@@ -195,8 +205,29 @@ def _is_clear(
 
 
 def relax(name: str, recipe: Recipe, start_bohr: Array) -> tuple[Array, float]:
-    """Relax with GFN2-xTB; return coordinates in bohr and the energy in hartree."""
+    """Relax by the recipe's method; return coordinates in bohr and the energy in hartree."""
     from scipy.optimize import minimize
+
+    surface = _gfn2_xtb if recipe.method == "GFN2-xTB" else _uhf
+    answer = minimize(
+        surface(recipe, start_bohr),
+        start_bohr.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={
+            "maxiter": recipe.max_iterations,
+            "maxfun": 4 * recipe.max_iterations,
+            "gtol": recipe.gradient_tolerance,
+            "ftol": 0.0,
+            "maxcor": 30,
+        },
+    )
+    largest = np.abs(answer.jac).max()
+    print(f"{name}: {answer.nit} steps, largest gradient {largest:.1e} E_h/a0", file=sys.stderr)
+    return answer.x.reshape(-1, 3), float(answer.fun)
+
+
+def _gfn2_xtb(recipe: Recipe, start_bohr: Array) -> Surface:
     from tblite.interface import Calculator
 
     monomers = [MONOMERS[kind] for kind in recipe.monomers]
@@ -218,22 +249,38 @@ def relax(name: str, recipe: Recipe, start_bohr: Array) -> tuple[Array, float]:
         last = calculator.singlepoint(last)  # from the last density: half the time
         return float(last.get("energy")), np.ravel(last.get("gradient"))
 
-    answer = minimize(
-        energy_and_gradient,
-        start_bohr.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "maxiter": recipe.max_iterations,
-            "maxfun": 4 * recipe.max_iterations,
-            "gtol": recipe.gradient_tolerance,
-            "ftol": 0.0,
-            "maxcor": 30,
-        },
+    return energy_and_gradient
+
+
+def _uhf(recipe: Recipe, start_bohr: Array) -> Surface:
+    from pyscf import gto, scf
+
+    monomers = [MONOMERS[kind] for kind in recipe.monomers]
+    symbols = [symbol for monomer in monomers for symbol in monomer.symbols]
+    mol = gto.M(
+        atom=list(zip(symbols, start_bohr.tolist(), strict=True)),
+        unit="Bohr",
+        basis="6-31g*",
+        charge=sum(monomer.charge for monomer in monomers),
+        spin=sum(monomer.multiplicity - 1 for monomer in monomers),
+        verbose=0,
     )
-    largest = np.abs(answer.jac).max()
-    print(f"{name}: {answer.nit} steps, largest gradient {largest:.1e} E_h/a0", file=sys.stderr)
-    return answer.x.reshape(-1, 3), float(answer.fun)
+    last = None
+
+    def energy_and_gradient(flat: Array) -> tuple[float, Array]:
+        nonlocal last
+        mol.set_geom_(flat.reshape(-1, 3), unit="Bohr")
+        field = scf.UHF(mol).set(conv_tol=1e-11, conv_tol_grad=1e-6, max_cycle=50)
+        energy = float(field.kernel(last))
+        if not field.converged:  # the two orbitals of the odd electron are almost degenerate
+            field = field.newton()
+            energy = float(field.kernel())
+        if not field.converged:
+            raise SystemExit("the SCF did not converge; choose another seed")
+        last = field.make_rdm1()
+        return energy, np.ravel(field.nuc_grad_method().kernel())
+
+    return energy_and_gradient
 
 
 def make(name: str) -> Cluster:
@@ -259,8 +306,9 @@ def check_chemistry(cluster: Cluster) -> None:
     bonded = same & (before > 0) & (before < 1.6)
     if (now[bonded] > 1.25 * before[bonded]).any():
         raise SystemExit(f"{cluster.name}: a monomer came apart; choose another seed")
-    if (now[~same] < 1.3).any():
-        raise SystemExit(f"{cluster.name}: two monomers overlap; choose another seed")
+    if now[~same].min() < SMALLEST_CONTACT_ANGSTROM:
+        closest = f"{now[~same].min():.2f} A between two monomers"
+        raise SystemExit(f"{cluster.name}: {closest}; choose another seed or method")
 
 
 def as_xyz(cluster: Cluster) -> str:
