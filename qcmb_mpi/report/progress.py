@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # not generic at run time before Python 3.11
+
 DRAW_INTERVAL_S = 0.2
 LINE_INTERVAL_S = 10.0
 LINE_INTERVAL_MAX_S = 300.0
@@ -92,7 +96,7 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-class StderrHandler(logging.StreamHandler[TextIO]):
+class StderrHandler(_TextHandler):
     """Log to whatever ``sys.stderr`` is now, so that lines go above a live display."""
 
     def __init__(self, level: int = logging.NOTSET) -> None:
