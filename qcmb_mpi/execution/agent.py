@@ -50,6 +50,7 @@ class _Slot:
         self.resources = resources
         self.spaces: set[int] = set()
         self.outstanding: deque[tuple[int, int]] = deque()
+        self.n_finished = 0
         self.progressed_s = 0.0
         self.has_answered = False
 
@@ -70,7 +71,16 @@ class _Slot:
 
     def finish(self, outcome: Outcome, now: float) -> None:
         self.progressed_s = now
+        self.n_finished += 1
         self.outstanding.popleft()
+
+    def take_current(self) -> tuple[int, int]:
+        """Take out the task it was at; those before it ended, but untold."""
+        index = self.process.n_started - self.n_finished - 1
+        index = min(max(index, 0), len(self.outstanding) - 1)
+        current = self.outstanding[index]
+        del self.outstanding[index]
+        return current
 
 
 class Agent:
@@ -291,7 +301,7 @@ class Agent:
         return True
 
     def _lost_outcome(self, slot: _Slot, failure: Failure) -> Outcome:
-        space, task = slot.outstanding.popleft()
+        space, task = slot.take_current()
         seconds = self._clock() - slot.progressed_s
         return Outcome(
             space=space,

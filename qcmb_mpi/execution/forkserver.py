@@ -65,12 +65,20 @@ class SlotProcess:
         Two-way pipe to it.
     log : file object
         What it and its programs write to standard output and error.
+    mark : file object
+        Where it counts the tasks it has started.
     """
 
-    def __init__(self, pid: int, connection: Connection, log: IO[bytes]) -> None:
+    def __init__(self, pid: int, connection: Connection, log: IO[bytes], mark: IO[bytes]) -> None:
         self.pid = pid
         self.connection = connection
         self._log = log
+        self._mark = mark
+
+    @property
+    def n_started(self) -> int:
+        """Tasks it has started in its life; known also after its death."""
+        return int.from_bytes(os.pread(self._mark.fileno(), 8, 0), "little")
 
     def output_tail(self, n_bytes: int = 2000) -> str:
         """Return the last `n_bytes` that were written."""
@@ -87,6 +95,7 @@ class SlotProcess:
         """Give up the pipe and the log."""
         self.connection.close()
         self._log.close()
+        self._mark.close()
 
 
 class ForkServer:
@@ -167,18 +176,21 @@ class ForkServer:
         """
         mine, theirs = socket.socketpair()
         log = tempfile.TemporaryFile(prefix="qcmb-slot-")  # noqa: SIM115 (lives with the slot)
+        mark = tempfile.TemporaryFile(prefix="qcmb-mark-")  # noqa: SIM115 (likewise)
         try:
             with theirs:
                 self._send({"fork": True})
-                socket.send_fds(self._control, [b"!"], [theirs.fileno(), log.fileno()])
+                fds = [theirs.fileno(), log.fileno(), mark.fileno()]
+                socket.send_fds(self._control, [b"!"], fds)
             pid = self._forked_pid()
             if pid == _NO_FORK:
                 raise OSError("the system refused another process")
         except OSError as error:
             mine.close()
             log.close()
+            mark.close()
             raise TransportError(f"the fork server has gone: {error}") from error
-        return SlotProcess(pid, Connection(mine.detach()), log)
+        return SlotProcess(pid, Connection(mine.detach()), log, mark)
 
     def exit_status(self, pid: int, timeout_s: float = 1.0) -> int | None:
         """Return the exit status of a slot that ended: -N for signal N, None if not known."""
@@ -299,7 +311,7 @@ class _Server:
             _preload(request["preload"])
             return True
         try:
-            _, fds, _, _ = socket.recv_fds(owner.control, 1, 2)
+            _, fds, _, _ = socket.recv_fds(owner.control, 1, 3)
         except OSError:
             return False
         self._fork(owner, fds)
@@ -327,13 +339,13 @@ class _Server:
             os.setsid()
             _die_with_parent(server)
             self._drop_descriptors()
-            connection_fd, log_fd = fds
+            connection_fd, log_fd, mark_fd = fds
             fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
             from qcmb_mpi.execution import slot
 
-            slot.serve(Connection(connection_fd))
+            slot.serve(Connection(connection_fd), mark_fd)
             status = 0
         except BaseException:  # the last frame of this process: say why, then leave
             sys.excepthook(*sys.exc_info())

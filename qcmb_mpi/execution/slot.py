@@ -14,6 +14,7 @@ Rules of this file
 ------------------
 1. End of file on the pipe ends the slot.
 2. Finished outcomes are held back for a few milliseconds at most, to share a message.
+3. A task is counted in the mark before it starts: after a crash its agent knows which one it was.
 """
 
 from __future__ import annotations
@@ -35,16 +36,24 @@ from qcmb_mpi.machine.threads import thread_environment
 _FLUSH_S = 0.005
 
 
-def serve(connection: Connection) -> None:
-    """Serve the owner at the other end of `connection` until it closes."""
+def serve(connection: Connection, mark_fd: int) -> None:
+    """Serve the owner at the other end of `connection` until it closes.
+
+    Parameters
+    ----------
+    connection : multiprocessing.connection.Connection
+    mark_fd : int
+        A file in which started tasks are counted.
+    """
     engines: dict[int, Engine] = {}
+    mark = _Mark(mark_fd)
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
             kind, space, *rest = pickle.loads(connection.recv_bytes())
             if kind == "space":
                 _send(connection, ("ready", space, _build(engines, space, *rest)))
             elif kind == "work":
-                _work(connection, engines[space], space, rest[0])
+                _work(connection, mark, engines[space], space, rest[0])
             else:
                 engines.pop(space, None)
 
@@ -70,11 +79,24 @@ def _settle(resources: SlotResources) -> None:
     threadpool_limits(resources.n_threads)
 
 
-def _work(connection: Connection, engine: Engine, space: int, ids: Any) -> None:
+class _Mark:
+    """The number of tasks started, where the agent can read it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._n_started = 0
+
+    def count(self) -> None:
+        self._n_started += 1
+        os.pwrite(self._fd, self._n_started.to_bytes(8, "little"), 0)
+
+
+def _work(connection: Connection, mark: _Mark, engine: Engine, space: int, ids: Any) -> None:
     finished: list[Outcome] = []
     flushed_s = time.monotonic()
     os.ftruncate(1, 0)
     for task in ids.tolist():
+        mark.count()
         finished.append(replace(engine.compute(task), space=space))
         if time.monotonic() - flushed_s > _FLUSH_S:
             _send(connection, ("done", finished))
