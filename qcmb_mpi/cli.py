@@ -104,6 +104,15 @@ def _verify(args: argparse.Namespace) -> int:
     return 0 if verdict.is_ok else 1
 
 
+def _repair(args: argparse.Namespace) -> int:
+    from qcmb_mpi.store import salvage
+
+    if not args.store.exists():
+        raise InputError("STORE", "no such file", value=str(args.store))
+    print(f"{args.store}: {salvage(args.store)} results are whole and were kept")
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from qcmb_mpi import doctor
 
@@ -152,6 +161,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "report": _report,
     "status": _status,
     "verify": _verify,
+    "repair": _repair,
     "doctor": _doctor,
     "jobscript": _jobscript,
     "simulate": _simulate,

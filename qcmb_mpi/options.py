@@ -15,12 +15,16 @@ from typing import Any, NoReturn
 
 from qcmb_mpi.errors import InputError
 
-COMMANDS = ("run", "plan", "report", "status", "verify", "doctor", "jobscript", "simulate")
+COMMANDS = (
+    *("run", "plan", "report", "status", "verify", "repair"),
+    *("doctor", "jobscript", "simulate"),
+)
 EXECUTORS = ("auto", "serial", "multiprocessing", "mpi", "thread")
 SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
 
 
 DEFAULT_TIMEOUT_S = 3600.0
+DEFAULT_HEARTBEAT_S = 30.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,6 +65,7 @@ def make_parser() -> Parser:
     _add_report(commands)
     _add_status(commands)
     _add_verify(commands)
+    _add_repair(commands)
     _add_doctor(commands)
     _add_jobscript(commands)
     _add_simulate(commands)
@@ -153,6 +158,8 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     add("--dedicated-master", action="store_true", help="rank 0 computes nothing (default off)")
     binding = "keep to the launcher's binding of ranks (default off)"
     add("--respect-binding", action="store_true", help=binding)
+    beat = f"silence after which a rank counts as lost (default {DEFAULT_HEARTBEAT_S:.0f})"
+    add("--heartbeat", type=_positive_seconds, default=DEFAULT_HEARTBEAT_S, metavar="S", help=beat)
     modules = "import MODULE in every process; may be repeated"
     add("--import", dest="imports", action="append", default=[], metavar="MODULE", help=modules)
     add("--scratch", type=Path, metavar="DIR", help="for programs (default the system's)")
@@ -166,6 +173,8 @@ def _add_task_options(parser: argparse.ArgumentParser) -> None:
     add("--retries", type=_count, default=2, metavar="N", help=retries)
     failure = "continue with the other tasks (default), or stop"
     add("--on-failure", choices=("continue", "stop"), default="continue", help=failure)
+    remedies = "repeat what does not converge with the program's own remedies (default off)"
+    add("--remedies", action="store_true", help=remedies)
     order = "lpt: longest predicted task first (default); level: by n-body level"
     add("--order", choices=("lpt", "level"), default="lpt", help=order)
     kept = "tables of single tasks in RESULT (default auto: all if below 64 MiB, else none)"
@@ -218,6 +227,11 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("result", metavar="RESULT", type=Path, help="what a run wrote")
     text = "its tasks (default RESULT's stem.store.sqlite)"
     parser.add_argument("--store", type=Path, metavar="STORE", help=text)
+
+
+def _add_repair(commands: Any) -> None:
+    parser = _command(commands, "repair", "Keep what is whole of a damaged store, in a new one.")
+    parser.add_argument("store", metavar="STORE", type=Path, help="the damaged store; it is kept")
 
 
 def _add_doctor(commands: Any) -> None:

@@ -173,6 +173,8 @@ def executor_config(args: argparse.Namespace) -> ExecutorConfig:
         scratch_dir=args.scratch,
         memory_bytes=memory_bytes,
         imports=tuple(args.imports),
+        heartbeat_s=args.heartbeat,
+        is_remedied=args.remedies,
     )
 
 

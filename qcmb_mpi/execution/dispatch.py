@@ -311,8 +311,8 @@ class Dispatcher:
 
     def _carry_out(self, command: m.Command) -> None:
         match command:
-            case m.Assign(agent, space, ids):
-                self._transport.send(agent, Work(space, ids))
+            case m.Assign(agent, space, ids, is_alone):
+                self._transport.send(agent, Work(space, ids, is_alone))
             case m.Retract(agent, space):
                 self._transport.send(agent, Recall(space))
             case m.Quarantine(space, task, error, n_attempts):

@@ -63,6 +63,8 @@ class Outcome:
         Provenance.
     rank, slot, n_threads : int
         Where it ran and how wide.
+    remedy : str
+        What was changed so that it converged, where the user allowed that; usually nothing.
     """
 
     space: int
@@ -82,3 +84,4 @@ class Outcome:
     rank: int = 0
     slot: int = 0
     n_threads: int = 1
+    remedy: str = ""

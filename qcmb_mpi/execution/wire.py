@@ -70,10 +70,14 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Run these tasks, in this order."""
+    """Run these tasks, in this order.
+
+    ``is_alone``: one task, to be given all memory of the agent; nothing else is at work meanwhile.
+    """
 
     space: int
     ids: TaskIds
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,11 +211,15 @@ class Ticked(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assign(Message):
-    """Give these tasks to an agent, to be run in this order."""
+    """Give these tasks to an agent, to be run in this order.
+
+    ``is_alone``: one task that needs all memory; nothing else runs on its node meanwhile.
+    """
 
     agent: int
     space: int
     ids: Ids
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,6 +235,14 @@ class Retire(Message):
     """Let an agent end; it gets no work any more."""
 
     agent: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetAside(Message):
+    """Note that an agent on which everything fails gets no work any more."""
+
+    agent: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,7 +283,7 @@ Event = (
     | CloseRequested
     | Ticked
 )
-Command = Assign | Retract | Retire | Quarantine | FinishStage | FinishSpace
+Command = Assign | Retract | Retire | SetAside | Quarantine | FinishStage | FinishSpace
 
 # ------------------------------------------------------------- the tables
 

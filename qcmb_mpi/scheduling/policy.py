@@ -20,6 +20,7 @@ class ErrorClass(enum.Enum):
     CONVERGENCE = "convergence"
     TRANSIENT = "transient"
     TIMEOUT = "timeout"
+    HUNG = "hung"
     CRASHED = "crashed"
     GARBAGE = "garbage"
     MISSING_PROGRAM = "missing_program"
@@ -31,6 +32,7 @@ class Decision(enum.Enum):
 
     RETRY = "retry"
     RETRY_ELSEWHERE = "retry elsewhere"
+    RETRY_ALONE = "retry alone"
     QUARANTINE = "quarantine"
 
 

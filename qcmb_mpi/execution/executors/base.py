@@ -32,6 +32,7 @@ _NUMBERS: dict[str, tuple[type, bool, str]] = {
     "max_retries": (Integral, True, "a whole number, 0 or more"),
     "timeout_per_task": (Real, False, "seconds, more than 0"),
     "checkpoint_interval": (Real, True, "seconds, 0 or more"),
+    "heartbeat_s": (Real, False, "seconds, more than 0"),
 }
 _OPTIONAL = ("n_workers", "n_threads", "memory_bytes")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -66,6 +67,10 @@ class ExecutorConfig:
         Limit of a node; default 80 % of what is granted.
     imports : tuple of str
         Modules to import in every slot (your own QCEngine harness).
+    heartbeat_s : float
+        Seconds of silence after which a rank counts as lost (MPI only).
+    is_remedied : bool
+        Whether a calculation that does not converge is repeated with the program's own remedies.
 
     Raises
     ------
@@ -84,6 +89,8 @@ class ExecutorConfig:
     n_threads: int | None = None
     memory_bytes: int | None = None
     imports: tuple[str, ...] = ()
+    heartbeat_s: float = 30.0
+    is_remedied: bool = False
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
