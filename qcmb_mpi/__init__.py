@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.mpi import MPIExecutor
     from qcmb_mpi.execution.tasks import ParallelTask, TaskResult, TaskStatus
     from qcmb_mpi.expansion.graph import NBodyDependencyGraph
+    from qcmb_mpi.machine.usage import ThreadUsageStats
+    from qcmb_mpi.programs.thread_config import QCThreadConfig
+    from qcmb_mpi.programs.thread_manager import (
+        HybridParallelConfig,
+        ParallelConfig,
+        QCThreadManager,
+        ThreadAllocation,
+    )
     from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
     from qcmb_mpi.scheduling.cost import LoadBalancer
 
@@ -51,6 +59,14 @@ _HOMES = {
     "execution.executors.mpi": ("MPIExecutor",),
     "execution.tasks": ("ParallelTask", "TaskResult", "TaskStatus"),
     "expansion.graph": ("NBodyDependencyGraph",),
+    "machine.usage": ("ThreadUsageStats",),
+    "programs.thread_config": ("QCThreadConfig",),
+    "programs.thread_manager": (
+        "HybridParallelConfig",
+        "ParallelConfig",
+        "QCThreadManager",
+        "ThreadAllocation",
+    ),
     "report.closing": ("compute_execution_stats", "format_execution_summary"),
     "scheduling.cost": ("LoadBalancer",),
 }
@@ -60,21 +76,27 @@ __all__ = [
     "Executor",
     "ExecutorConfig",
     "FuturesExecutor",
+    "HybridParallelConfig",
     "InputError",
     "Interrupted",
     "LoadBalancer",
     "MPIExecutor",
     "MultiprocessingExecutor",
     "NBodyDependencyGraph",
+    "ParallelConfig",
     "ParallelManyBodyComputer",
     "ParallelMode",
     "ParallelTask",
+    "QCThreadConfig",
+    "QCThreadManager",
     "QcmbError",
     "SequentialExecutor",
     "TaskResult",
     "TaskStatus",
     "TasksFailed",
+    "ThreadAllocation",
     "ThreadExecutor",
+    "ThreadUsageStats",
     "compute_execution_stats",
     "format_execution_summary",
     "iterate_molecules_by_level",

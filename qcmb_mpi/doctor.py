@@ -29,8 +29,9 @@ from qcmb_mpi.doctor_probes import (
     mpi_findings,
     programs_finding,
 )
-from qcmb_mpi.machine.affinity import allocation_mask
-from qcmb_mpi.machine.launcher import launcher
+from qcmb_mpi.machine import hwloc
+from qcmb_mpi.machine.affinity import allocation_mask, can_pin
+from qcmb_mpi.machine.launcher import child_environment, launcher
 from qcmb_mpi.machine.limits import Limits, format_memory, read_limits
 from qcmb_mpi.machine.topology import Topology, format_cpu_list, read_topology
 from qcmb_mpi.machine.walltime import batch_deadline_s
@@ -67,15 +68,17 @@ def diagnose(
     """
     environ = dict(os.environ if environ is None else environ)
     ask = ask or ask_child
-    topology, limits = read_topology(root), read_limits(root, environ)
+    topology, limits = read_topology(root, environ), read_limits(root, environ)
     programs, scratch_found = programs_finding(environ, ask)
     return [
         _python(),
         _packages(),
         _cores(topology),
+        _witness(topology, environ),
         _granted_cpus(limits),
         _granted_memory(limits),
         _binding(root, topology),
+        _pinning(limits),
         _started_by(environ),
         *mpi_findings(environ, ask),
         programs,
@@ -130,18 +133,65 @@ def _packages() -> Finding:
 
 
 def _cores(topology: Topology) -> Finding:
-    n_domains = sum(bool(domain.cpus) for domain in topology.numa_domains)
-    found = (
-        f"{len(topology.cores)} cores, {topology.n_cpus} hardware threads, "
-        f"{len(topology.packages)} packages, {n_domains} NUMA domains"
-    )
+    domains = topology.numa_domains
+    n_domains = sum(bool(domain.cpus) for domain in domains)
+    parts = [
+        f"{len(topology.cores)} cores",
+        f"{topology.n_cpus} hardware threads",
+        f"{len(topology.packages)} packages",
+        f"{n_domains} NUMA domains",
+    ]
+    if topology.caches:
+        parts.append(f"{len(topology.caches)} last-level caches")
+    if topology.slow_cpus:
+        n_slow = len(topology.cores_of(topology.slow_cpus))
+        parts.append(f"{n_slow} of the cores are efficiency cores")
+    if n_domains < len(domains):
+        parts.append(
+            f"{len(domains) - n_domains} domains of memory alone, which are not counted on"
+        )
+    found = f"{', '.join(parts)} ({topology.source})"
     if topology.is_detailed:
         return Finding("cores", "ok", found)
     return Finding(
         "cores",
         "warning",
         f"{found}; only counts are known here",
-        "slots are not pinned to cores on this system; nothing needs to be done",
+        "on Linux /sys should be readable; elsewhere hwloc's lstopo on PATH tells more",
+    )
+
+
+def _witness(topology: Topology, environ: Mapping[str, str]) -> Finding:
+    name, program = "lstopo", hwloc.find_lstopo(environ)
+    if program is None:
+        return Finding(name, "ok", "not installed; nothing depends on it")
+    if topology.source == "lstopo":
+        return Finding(name, "ok", f"{program} is used because /sys is incomplete")
+    theirs = hwloc.ask_lstopo(child_environment(environ))
+    if theirs is None:
+        advice = f"`{program} --of xml` should print this machine"
+        return Finding(name, "warning", f"{program} gives no answer", advice)
+    differences = hwloc.disagreements(topology, theirs)
+    found = "; ".join(differences) or f"{program} agrees with {topology.source}"
+    advice = f"{topology.source} is used; unset HWLOC_ variables, which can show another machine"
+    return Finding(name, *by(not differences, "warning", found, advice))
+
+
+def _pinning(limits: Limits) -> Finding:
+    if not can_pin():
+        return Finding(
+            "pinning",
+            "warning",
+            f"{sys.platform} cannot bind processes to cores: slots are not pinned",
+            "nothing needs to be done: counts are kept to, the system places the threads",
+        )
+    if limits.is_mask_exact:
+        return Finding("pinning", "ok", "every slot is bound to cores of its own")
+    return Finding(
+        "pinning",
+        "ok",
+        f"slots are not bound: {limits.n_cpus} of {len(limits.cpus)} CPUs are granted, and which "
+        "of them is not said",
     )
 
 

@@ -11,13 +11,17 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from qcmb_mpi.machine.cgroups import slurm_cpuset
-from qcmb_mpi.machine.topology import Topology, parse_cpu_list, read_text
+from qcmb_mpi.machine.topology import Topology, format_cpu_list, parse_cpu_list, read_text
 
 # /proc/PID/comm, which the kernel cuts at 15 characters.
 _DAEMONS = frozenset(
@@ -85,8 +89,9 @@ def divide(cpus: Iterable[int], topology: Topology, n_parts: int) -> list[tuple[
     list of tuple of int
         ``n_parts`` parts. In each, one CPU per core comes first and the siblings follow, so that
         ``part[:n]`` are n different cores as far as they reach. The parts cover ``cpus``, are
-        disjoint while there are cores enough, and differ by at most one core; with more parts than
-        cores, part i shares core ``i mod n_cores``.
+        disjoint while there are cores enough, and differ by at most one core; as far as that
+        leaves a choice, a part begins where a NUMA domain or else a cache does. With more parts
+        than cores, part i shares core ``i mod n_cores``.
 
     Raises
     ------
@@ -98,7 +103,7 @@ def divide(cpus: Iterable[int], topology: Topology, n_parts: int) -> list[tuple[
         raise ValueError(f"cannot divide {len(cores)} cores into {n_parts} parts")
     if n_parts > len(cores):
         return [cores[part % len(cores)] for part in range(n_parts)]
-    edges = [part * len(cores) // n_parts for part in range(n_parts + 1)]
+    edges = _edges(cores, topology, n_parts)
     return [_cores_first(cores[edges[i] : edges[i + 1]]) for i in range(n_parts)]
 
 
@@ -129,6 +134,62 @@ def divide_among_ranks(
     return divide(together, topology, len(sets))[local_rank]
 
 
+@dataclass(frozen=True, slots=True)
+class Pinning:
+    """What came of an attempt to bind a process.
+
+    Parameters
+    ----------
+    cpus : tuple of int
+        Where it may run now, ascending; empty where nobody can tell.
+    note : str
+        Why that is not what was asked for; empty if it is.
+    """
+
+    cpus: tuple[int, ...]
+    note: str = ""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the process is bound as asked."""
+        return not self.note
+
+
+def pin_process(cpus: Iterable[int], pid: int = 0) -> Pinning:
+    """Bind a process to ``cpus``, or to those of them that it may use.
+
+    Parameters
+    ----------
+    cpus : iterable of int
+        The wanted mask.
+    pid : int, optional
+        All threads of that process; 0 binds the calling thread and what it starts.
+
+    Returns
+    -------
+    Pinning
+        Never an error: where binding is refused the process runs on as it was.
+    """
+    wanted = frozenset(cpus)
+    if not can_pin():
+        return Pinning((), f"{sys.platform} has no affinity masks: threads are not pinned")
+    try:
+        for thread in _threads(pid):
+            os.sched_setaffinity(thread, wanted)
+        now = frozenset(os.sched_getaffinity(pid))
+    except (OSError, ValueError, OverflowError) as error:
+        return _refused(error, pid)
+    if now == wanted:
+        return Pinning(tuple(sorted(now)))
+    lost = format_cpu_list(wanted - now)
+    return Pinning(tuple(sorted(now)), f"CPUs {lost} are not in the job's cpuset")
+
+
+def can_pin() -> bool:
+    """Whether this system has affinity masks at all: Linux has, macOS and Windows have not."""
+    return hasattr(os, "sched_setaffinity")
+
+
 def pin(cpus: Iterable[int]) -> bool:
     """Bind the calling thread, and what it starts from now on, to ``cpus``.
 
@@ -142,12 +203,7 @@ def pin(cpus: Iterable[int]) -> bool:
     bool
         Whether the mask now is exactly ``cpus``; False where it is refused or unsupported.
     """
-    wanted = set(cpus)
-    try:
-        os.sched_setaffinity(0, wanted)
-        return os.sched_getaffinity(0) == wanted
-    except (AttributeError, OSError, ValueError, OverflowError):
-        return False
+    return pin_process(cpus).is_exact
 
 
 @contextlib.contextmanager
@@ -166,6 +222,42 @@ def pinned(cpus: Iterable[int]) -> Iterator[None]:
     finally:
         if before is not None:
             pin(before)
+
+
+def _threads(pid: int) -> list[int]:
+    """Give the threads of a process; the first one alone where ``/proc`` does not list them."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")] if pid else [0]
+    except OSError:
+        return [pid]
+
+
+def _refused(error: Exception, pid: int) -> Pinning:
+    code = getattr(error, "errno", None)
+    reasons = {
+        errno.EPERM: "the process belongs to another user",
+        errno.EINVAL: "none of these CPUs is in the job's cpuset",
+        errno.ESRCH: "there is no such process",
+    }
+    reason = reasons.get(code or 0, str(error) or type(error).__name__)
+    try:
+        now = tuple(sorted(os.sched_getaffinity(pid)))
+    except OSError:
+        now = ()
+    return Pinning(now, f"pinning was refused: {reason}")
+
+
+def _edges(cores: Sequence[tuple[int, ...]], topology: Topology, n_parts: int) -> list[int]:
+    """Cut a sequence of cores into equal parts, at borders where rounding leaves a choice."""
+    shares = [part * len(cores) for part in range(n_parts + 1)]
+    plain = [share // n_parts for share in shares]
+    kinds = topology.borders(cores)
+    edges = []
+    for low, high in zip(plain, (-(-share // n_parts) for share in shares), strict=True):
+        wanted = [edge for borders in kinds for edge in (low, high) if edge in borders]
+        edges.append(wanted[0] if wanted else low)
+    sizes = [last - first for first, last in itertools.pairwise(edges)]
+    return edges if max(sizes) - min(sizes) <= 1 else plain
 
 
 def _launchers_mask(proc: Path, own: frozenset[int], root: Path) -> frozenset[int]:

@@ -9,6 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,8 @@ from qcmb_mpi.machine.topology import parse_cpu_list, read_text
 
 # Version 1 writes "no limit" as the largest page multiple that fits a signed 64-bit integer.
 _UNLIMITED_BYTES = 2**60
+# Above memory.high nothing is killed, but everything is made to wait for memory.
+_MEMORY_FILES = ("memory.max", "memory.high", "memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ def memory_limits(root: Path | str = "/") -> list[Granted]:
     """
     root, found = Path(root), []
     for group in _groups(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            amount = _positive(read_text(group / name))
+        amounts = {name: _positive(read_text(group / name)) for name in _MEMORY_FILES}
+        amounts["memory.stat"] = _hierarchical(read_text(group / "memory.stat"))
+        for name, amount in amounts.items():
             if amount is not None and amount < _UNLIMITED_BYTES:
                 found.append(Granted(amount, _shown(root, group / name)))
     return found
@@ -105,6 +109,31 @@ def slurm_cpuset(root: Path | str = "/") -> frozenset[int]:
         if is_jobs and written:
             return frozenset(parse_cpu_list(read_text(group / "cpuset.cpus.effective")) or written)
     return frozenset()
+
+
+def oom_kills(root: Path | str = "/") -> int:
+    """Count the processes that the kernel has killed for lack of memory.
+
+    Parameters
+    ----------
+    root : path, optional
+        Where ``proc`` and ``sys`` are.
+
+    Returns
+    -------
+    int
+        Of this process's own memory group; of the whole host where no group counts them.
+    """
+    root = Path(root)
+    files = [
+        group / name
+        for group in _groups(root, "memory")
+        for name in ("memory.events", "memory.oom_control")
+    ]
+    for file in (*files, root / "proc/vmstat"):
+        if found := re.search(r"^oom_kill (\d+)", read_text(file), re.M):
+            return int(found[1])
+    return 0
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
@@ -157,6 +186,12 @@ def _unescaped(field: str) -> str:
 def _positive(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def _hierarchical(text: str) -> int | None:
+    """Read version 1's own minimum over the ancestors, those that a container hides as well."""
+    found = re.search(r"^hierarchical_memory_limit (\d+)$", text, re.M)
+    return _positive(found[1]) if found else None
 
 
 def _pair(text: str) -> tuple[int | None, int | None]:

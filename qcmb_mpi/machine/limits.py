@@ -21,7 +21,13 @@ import psutil
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.machine.affinity import allocation_mask
 from qcmb_mpi.machine.cgroups import Granted, cpu_quotas, memory_limits
-from qcmb_mpi.machine.topology import format_cpu_list, memory_total_bytes, read_text
+from qcmb_mpi.machine.topology import (
+    format_cpu_list,
+    memory_total_bytes,
+    parse_cpu_list,
+    read_numa_domains,
+    read_text,
+)
 
 _UNITS = {
     "": 1,
@@ -31,6 +37,7 @@ _UNITS = {
     # A bare letter is what batch systems and the kernel mean by it.
     **{letter: 1024**power for power, letter in enumerate("kmgt", start=1)},
 }
+_DATA = "RLIMIT_DATA (ulimit -d)"
 _SIZES = "a number of bytes or with a unit: 8GB, 900MiB, 4G (= 4GiB)"
 
 
@@ -89,9 +96,9 @@ def read_limits(
     by_batch = _batch_cpus(environ, root, host)
     cpus = [Granted(len(mask), f"the affinity mask {format_cpu_list(mask)}")]
     cpus += cpu_quotas(root) + by_batch
-    memory = _batch_memory(environ) + memory_limits(root) + _process_limit(root)
+    memory = _batch_memory(environ) + memory_limits(root) + _process_limits(root)
     total = memory_total_bytes(root) or psutil.virtual_memory().total
-    memory.append(Granted(total, "the machine's total"))
+    memory += [*_domains_memory(root, total), Granted(total, "the machine's total")]
     cpus.sort(key=lambda granted: granted.amount)
     memory.sort(key=lambda granted: granted.amount)
     return Limits(
@@ -147,7 +154,7 @@ def format_memory(n_bytes: int) -> str:
 def _batch_cpus(environ: Mapping[str, str], root: Path, host: str) -> list[Granted]:
     found: dict[str, int | None] = {}
     if "SLURM_JOB_ID" in environ:
-        found["Slurm (SLURM_CPUS_ON_NODE)"] = _count(environ, "SLURM_CPUS_ON_NODE")
+        found["Slurm (SLURM_CPUS_ON_NODE)"] = _slurm_cpus(environ)
     if "PBS_JOBID" in environ or "PBS_NODEFILE" in environ:
         # PBS writes a line per MPI process, Torque one per CPU: NCPUS and the lines are both lower
         # bounds of what was granted.
@@ -159,6 +166,12 @@ def _batch_cpus(environ: Mapping[str, str], root: Path, host: str) -> list[Grant
     if "NSLOTS" in environ and ("PE_HOSTFILE" in environ or "JOB_ID" in environ):
         found["Grid Engine (PE_HOSTFILE, NSLOTS)"] = _sge_cpus(environ, root, host)
     return [Granted(amount, source) for source, amount in found.items() if amount]
+
+
+def _slurm_cpus(environ: Mapping[str, str]) -> int | None:
+    """Count this node's CPUs; a shell of ``salloc`` has only ``4(x2)``, good if all are alike."""
+    alike = re.fullmatch(r"(\d+)(?:\(x\d+\))?", environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return _count(environ, "SLURM_CPUS_ON_NODE") or (int(alike[1]) if alike else None)
 
 
 def _lsf_cpus(environ: Mapping[str, str], host: str) -> int | None:
@@ -187,16 +200,39 @@ def _batch_memory(environ: Mapping[str, str]) -> list[Granted]:
     per_node = _count(environ, "SLURM_MEM_PER_NODE")  # 0 asks for all of the node
     if per_node:
         return [Granted(per_node * 2**20, "Slurm (SLURM_MEM_PER_NODE)")]
-    per_cpu, n_cpus = _count(environ, "SLURM_MEM_PER_CPU"), _count(environ, "SLURM_CPUS_ON_NODE")
+    per_cpu, n_cpus = _count(environ, "SLURM_MEM_PER_CPU"), _slurm_cpus(environ)
     if per_cpu and n_cpus:
         return [Granted(per_cpu * n_cpus * 2**20, "Slurm (SLURM_MEM_PER_CPU)")]
     return []
 
 
-def _process_limit(root: Path) -> list[Granted]:
+def _process_limits(root: Path) -> list[Granted]:
+    """Read the limits that make an allocation fail; resident memory is not limited by any."""
     text = read_text(root / "proc/self/limits")
-    found = re.search(r"^Max address space\s+(\d+)\s", text, re.M)
-    return [Granted(int(found[1]), "RLIMIT_AS (ulimit -v)")] if found else []
+    found = []
+    for name, source in (("address space", "RLIMIT_AS (ulimit -v)"), ("data size", _DATA)):
+        soft = re.search(rf"^Max {name}\s+(\d+)\s", text, re.M)
+        if soft:
+            found.append(Granted(int(soft[1]), source))
+    return found
+
+
+def _domains_memory(root: Path, total_bytes: int) -> list[Granted]:
+    """Leave out memory that programs are not to count on.
+
+    That is what the job's ``cpuset.mems`` forbids, and domains without CPUs: on Grace they are the
+    memory of GPUs, elsewhere slow memory behind an expander.
+    """
+    domains = read_numa_domains(root)
+    status = read_text(root / "proc/self/status")
+    listed = re.search(r"^Mems_allowed_list:\s*(\S+)", status, re.M)
+    allowed = set(parse_cpu_list(listed[1])) if listed else {domain.index for domain in domains}
+    ours = {domain.index for domain in domains if domain.cpus and domain.index in allowed}
+    left_out_bytes = sum(domain.memory_bytes or 0 for domain in domains if domain.index not in ours)
+    if not ours or not 0 < left_out_bytes < total_bytes:
+        return []
+    source = f"the NUMA domains allowed that have CPUs ({format_cpu_list(ours)})"
+    return [Granted(total_bytes - left_out_bytes, source)]
 
 
 def _count(environ: Mapping[str, str], name: str) -> int | None:

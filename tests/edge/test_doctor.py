@@ -16,7 +16,14 @@ import pytest
 from qcmb_mpi import doctor
 from qcmb_mpi.doctor import diagnose, render, to_json
 from qcmb_mpi.doctor_probes import Answer, Finding, ask_child
-from tests.edge.fake_machine import Machine, Process, build_processes, write
+from tests.edge.fake_machine import (
+    REALISTIC,
+    Machine,
+    Process,
+    build_processes,
+    install_lstopo,
+    write,
+)
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI x\nmore\n"
 ALONE = Answer(0, "qcmb_mpi-doctor: 1\nqcmb_mpi-doctor: 1\n")
@@ -262,6 +269,57 @@ def test_a_system_without_sys(look: Look, host: Path, monkeypatch: pytest.Monkey
     finding = look()["cores"]
     assert finding.status == "warning"
     assert "only counts are known" in finding.found
+
+
+def test_what_a_machine_is_made_of(look: Look, host: Path) -> None:
+    shutil.rmtree(host / "sys")
+    REALISTIC["Grace with a GPU"].build(host)
+    found = look()["cores"].found
+    assert found == (
+        "72 cores, 72 hardware threads, 1 packages, 1 NUMA domains, 1 last-level caches, "
+        "8 domains of memory alone, which are not counted on (/sys)"
+    )
+    shutil.rmtree(host / "sys")
+    REALISTIC["hybrid laptop"].build(host)
+    assert "8 of the cores are efficiency cores" in look()["cores"].found
+
+
+def test_lstopo_as_a_witness(look: Look, host: Path) -> None:
+    assert look()["lstopo"].found == "not installed; nothing depends on it"
+    recorded = Path(__file__).parent / "lstopo/sub-numa-xeon.xml"
+    install_lstopo(host, recorded.read_text())
+    finding = look()["lstopo"]
+    assert finding.status == "warning"
+    assert "2 NUMA domains by /sys but 4 by lstopo" in finding.found
+    assert "HWLOC_" in finding.advice
+    shutil.rmtree(host / "sys")
+    REALISTIC["sub-NUMA Xeon"].build(host)
+    assert (look()["lstopo"].status, "agrees with /sys" in look()["lstopo"].found) == ("ok", True)
+    install_lstopo(host, "")
+    assert "gives no answer" in look()["lstopo"].found
+
+
+def test_lstopo_where_sys_says_nothing(
+    look: Look, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(host / "sys")
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
+    install_lstopo(host, (Path(__file__).parent / "lstopo/hwloc-1.xml").read_text())
+    findings = look()
+    assert findings["cores"].found.startswith("4 cores, 8 hardware threads, 2 packages")
+    assert findings["cores"].status == "ok"
+    assert "is used because /sys is incomplete" in findings["lstopo"].found
+
+
+def test_pinning(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look()["pinning"].found == "every slot is bound to cores of its own"
+    job = {"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "4"}
+    assert "4 of 16 CPUs are granted" in look(**job)["pinning"].found
+    monkeypatch.delattr(os, "sched_setaffinity")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    finding = look()["pinning"]
+    assert finding.status == "warning"
+    assert finding.found == "darwin cannot bind processes to cores: slots are not pinned"
 
 
 # ----------------------------------------------------------------------------------------- children

@@ -7,8 +7,17 @@ import psutil
 import pytest
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.machine.affinity import divide_among_ranks
 from qcmb_mpi.machine.limits import format_memory, parse_memory, read_limits
-from tests.edge.fake_machine import Machine, Process, build_cgroups, build_processes, write
+from qcmb_mpi.machine.topology import read_topology
+from tests.edge.fake_machine import (
+    REALISTIC,
+    Machine,
+    Process,
+    build_cgroups,
+    build_processes,
+    write,
+)
 
 MIB, GIB = 2**20, 2**30
 V1, V2 = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
@@ -117,6 +126,26 @@ def test_both_versions_at_once(root: Path) -> None:
     assert limits.notes[2] == "1 GiB by /sys/fs/cgroup/memory/job/memory.limit_in_bytes"
 
 
+def test_a_limit_that_only_slows_down_counts(root: Path) -> None:
+    build_cgroups(root, v2="/user/job")
+    write(root, {f"{V2}/user/memory.high": f"{2 * GIB}\n", f"{V2}/user/job/memory.max": "max\n"})
+    assert granted(root) == (8, 2 * GIB)
+
+
+def test_version_1_tells_of_ancestors_that_a_container_hides(root: Path) -> None:
+    build_cgroups(root, v1="/docker/abc", mount_root="/docker/abc")
+    write(
+        root,
+        {
+            f"{V1}/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            f"{V1}/memory/memory.stat": f"cache 1\nhierarchical_memory_limit {3 * GIB}\n",
+        },
+    )
+    limits = read_limits(root, {})
+    assert limits.memory_bytes == 3 * GIB
+    assert "3 GiB by /sys/fs/cgroup/memory/memory.stat" in limits.notes
+
+
 @pytest.mark.parametrize(
     ("path", "mount_root"),
     [
@@ -139,6 +168,8 @@ def test_containers(path: str, mount_root: str, root: Path) -> None:
     ("environ", "expected"),
     [
         ({"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "4"}, (4, 16 * GIB)),
+        ({"SLURM_JOB_ID": "1", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}, (4, 16 * GIB)),
+        ({"SLURM_JOB_ID": "1", "SLURM_JOB_CPUS_PER_NODE": "4,2"}, (8, 16 * GIB)),
         ({"SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "300"}, (8, 300 * MIB)),
         ({"SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "0"}, (8, 16 * GIB)),
         (
@@ -185,6 +216,98 @@ def test_address_space_limit(root: Path) -> None:
     limits = read_limits(root, {})
     assert limits.memory_bytes == GIB
     assert "1 GiB by RLIMIT_AS (ulimit -v)" in limits.notes
+
+
+def test_data_size_limit(root: Path) -> None:
+    write(root, {"proc/self/limits": f"Max data size   {GIB}   unlimited   bytes\n"})
+    assert "1 GiB by RLIMIT_DATA (ulimit -d)" in read_limits(root, {}).notes
+
+
+# ------------------------------------------------------------------------------- realistic machines
+
+
+def whole_node(name: str, root: Path, mask: str = "", memory: str = "") -> Path:
+    machine = REALISTIC[name]
+    machine.build(root)
+    mask = mask or f"0-{machine.n_cpus - 1}"
+    build_processes(root, Process("self", "python", mask, memory), Process("5", "bash", mask))
+    return write(root, {"proc/sys/kernel/hostname": "n1\n"})
+
+
+@pytest.mark.parametrize("name", REALISTIC)
+def test_a_whole_node_is_granted(name: str, tmp_path: Path) -> None:
+    machine = REALISTIC[name]
+    limits = read_limits(whole_node(name, tmp_path), {})
+    assert limits.is_mask_exact
+    assert limits.n_cpus == machine.n_cpus
+    assert limits.memory_bytes == machine.n_domains * machine.memory_kib_per_domain * 1024
+
+
+def test_memory_of_gpus_is_not_counted_on(tmp_path: Path) -> None:
+    limits = read_limits(whole_node("Grace with a GPU", tmp_path), {})
+    assert limits.memory_bytes == 480 * GIB
+    assert "480 GiB by the NUMA domains allowed that have CPUs (0)" in limits.notes
+
+
+def test_memory_that_the_cpuset_forbids(tmp_path: Path) -> None:
+    whole_node("EPYC with 4 domains per socket", tmp_path, "0-15,128-143", "0,2")
+    limits = read_limits(tmp_path, {})
+    assert (limits.n_cpus, limits.memory_bytes) == (32, 128 * GIB)
+    assert "128 GiB by the NUMA domains allowed that have CPUs (0,2)" in limits.notes
+
+
+def test_a_container_of_version_2(tmp_path: Path) -> None:
+    """``docker run --cpus 1.5`` in a group with a memory limit, on a large node."""
+    whole_node("EPYC with 4 domains per socket", tmp_path)
+    build_cgroups(tmp_path, v2="/machine.slice/c1/job")
+    group = f"{V2}/machine.slice"
+    write(
+        tmp_path,
+        {
+            f"{group}/memory.max": f"{6 * GIB}\n",
+            f"{group}/c1/memory.max": "max\n",
+            f"{group}/c1/cpu.max": "150000 100000\n",
+            f"{group}/c1/job/cpu.max": "max 100000\n",
+        },
+    )
+    limits = read_limits(tmp_path, {})
+    assert (limits.n_cpus, limits.memory_bytes) == (2, 6 * GIB)
+    assert not limits.is_mask_exact
+
+
+def test_a_part_of_a_node_by_slurm(tmp_path: Path) -> None:
+    """Some cores of both sockets, memory limited on the job alone, ranks bound to one core."""
+    whole_node("two sockets of 32 cores", tmp_path, "0-127")
+    step = "/slurm/uid_0/job_4/step_batch/task_0"
+    build_processes(
+        tmp_path,
+        Process("self", "python", "28"),
+        Process("9", "prterun", "28-35,92-99"),
+        Process("5", "slurmstepd", "0-127"),
+    )
+    build_cgroups(tmp_path, v1=step)
+    unlimited = "9223372036854771712\n"
+    write(
+        tmp_path,
+        {
+            f"{V1}/memory{step}/memory.limit_in_bytes": unlimited,
+            f"{V1}/memory/slurm/uid_0/job_4/memory.limit_in_bytes": f"{40 * GIB}\n",
+            f"{V1}/memory/slurm/uid_0/memory.limit_in_bytes": unlimited,
+            f"{V1}/cpuset{step}/cpuset.cpus": "28-35,92-99\n",
+        },
+    )
+    environ = {
+        "SLURM_JOB_ID": "4",
+        "SLURM_CPUS_ON_NODE": "16",
+        "SLURM_MEM_PER_CPU": "4096",
+    }
+    limits = read_limits(tmp_path, environ)
+    assert limits.cpus == {*range(28, 36), *range(92, 100)}
+    assert (limits.n_cpus, limits.memory_bytes) == (16, 40 * GIB)
+    assert limits.is_mask_exact
+    topology = read_topology(tmp_path)
+    parts = [divide_among_ranks([limits.cpus] * 2, rank, topology) for rank in range(2)]
+    assert parts == [(28, 29, 30, 31, 92, 93, 94, 95), (32, 33, 34, 35, 96, 97, 98, 99)]
 
 
 def test_a_binding_can_be_respected(root: Path) -> None:
