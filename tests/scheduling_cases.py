@@ -92,8 +92,10 @@ class Checked:
 
     # ------------------------------------------------------------ shorthands
 
-    def join(self, agent: int, n_slots: int = 1, memory_bytes: int = 0) -> list[m.Command]:
-        return self.step(m.AgentJoined(agent, n_slots, memory_bytes))
+    def join(
+        self, agent: int, n_slots: int = 1, memory_bytes: int = 0, host: str = ""
+    ) -> list[m.Command]:
+        return self.step(m.AgentJoined(agent, n_slots, memory_bytes, host))
 
     def add(
         self, classes: tuple[m.TaskClass, ...], space: int = 0, **more: object

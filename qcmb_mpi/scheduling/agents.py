@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,9 +17,11 @@ import numpy as np
 from qcmb_mpi.scheduling.ledger import Ledger
 from qcmb_mpi.scheduling.messages import AgentJoined, Ids, as_ids
 
+_N_REMEMBERED = 64
+
 
 class Agent:
-    """One agent's holdings.
+    """One agent's holdings, and how it has done so far.
 
     Parameters
     ----------
@@ -29,15 +32,30 @@ class Agent:
         self.number = event.agent
         self.n_slots = event.n_slots
         self.memory_bytes = event.memory_bytes
-        self.host = event.host
+        # Agents of one place share its memory; one that does not tell its host is on its own.
+        self.place = event.host or f"agent {event.agent}"
         self.n_held = 0
-        # Number of tasks by (space, class index), and of each space's batches in order of arrival.
+        # Number of tasks by (space, class index), and of each space's batches in order of arrival
+        # with the turn in which each id was sent.
         self.load: dict[tuple[int, int], int] = {}
         self._batches: dict[int, list[Ids]] = {}
-        self._n_in_batches: dict[int, int] = {}
+        self._turns: dict[int, list[int]] = {}
+        self._turn = 0
         self.asked: set[int] = set()
         # It answered the last Retract with nothing and has got nothing since.
         self.is_dry = False
+        # Agents that are to leave a task it holds to others, by (space, task).
+        self.shunned: dict[tuple[int, int], frozenset[int]] = {}
+        # (space, task) of attempts that failed since its last result, as far as it may be to blame.
+        self.failures: deque[tuple[int, int]] = deque(maxlen=_N_REMEMBERED)
+        self.n_good = self.n_bad = 0
+        self.is_aside = False
+        self.is_reserved = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is to get ordinary work."""
+        return not (self.is_aside or self.is_reserved)
 
     @property
     def n_idle(self) -> int:
@@ -70,8 +88,9 @@ class Agent:
         key = space, class_index
         self.load[key] = self.load.get(key, 0) + len(ids)
         self.n_held += len(ids)
+        self._turn += 1
         self._batches.setdefault(space, []).append(ids)
-        self._n_in_batches[space] = self._n_in_batches.get(space, 0) + len(ids)
+        self._turns.setdefault(space, []).extend([self._turn] * len(ids))
         self.is_dry = False
 
     def drop(self, space: int, class_index: int, n: int) -> None:
@@ -82,7 +101,7 @@ class Agent:
         if not self.load[key]:
             del self.load[key]
             if not self.n_held or space not in self.spaces:
-                del self._batches[space], self._n_in_batches[space]
+                del self._batches[space], self._turns[space]
 
     def held(self, book: Ledger) -> Ids:
         """Return the ids of a space that it holds, in the order they were sent."""
@@ -90,20 +109,44 @@ class Agent:
         if not batches:
             return as_ids(())
         ids: Ids = np.concatenate(batches)
-        ids = ids[book.holders[ids] == self.number]
+        mine = np.flatnonzero(book.holders[ids] == self.number)
         # A task that came back and was sent again is in two batches: the later one counts.
-        last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
-        ids = ids[np.sort(last)]
-        self._batches[book.space] = [ids]
-        self._n_in_batches[book.space] = len(ids)
-        return ids
+        last = len(mine) - 1 - np.unique(ids[mine][::-1], return_index=True)[1]
+        mine = mine[np.sort(last)]
+        self._batches[book.space] = [ids[mine]]
+        self._turns[book.space] = np.array(self._turns[book.space])[mine].tolist()
+        return self._batches[book.space][0]
+
+    def sent(self, part: slice, books: Mapping[int, Ledger]) -> list[tuple[int, int]]:
+        """Return the first or last few (space, task) of what it holds, in the order of sending."""
+        sent: list[tuple[int, int, int, int]] = []
+        for space in self.spaces:
+            tasks = self.held(books[space])[part].tolist()
+            turns = self._turns[space][part]
+            sent += zip(turns, range(len(tasks)), [space] * len(tasks), tasks, strict=True)
+        return [(space, task) for _, _, space, task in sorted(sent)[part]]
 
     def tidy(self, book: Ledger) -> None:
         """Forget batches that are mostly done, so that they never outgrow what is held."""
-        if self._n_in_batches.get(book.space, 0) > 4 * self.n_held + 64:
+        if len(self._turns.get(book.space, ())) > 4 * self.n_held + 64:
             self.held(book)
 
+    def note_results(self, n: int) -> None:
+        """Note that ``n`` attempts went well."""
+        self.n_good += n
+        if self.failures:
+            self.failures.clear()
+
+    def note_failure(self, space: int, task: int) -> None:
+        """Note an attempt whose failure it may be to blame for."""
+        self.n_bad += 1
+        self.failures.append((space, task))
+
     # ------------------------------------------------------------------ memory
+
+    def can_ever_hold(self, task_bytes: int) -> bool:
+        """Tell whether a task of a size fits when nothing else is held."""
+        return not self.memory_bytes or task_bytes <= self.memory_bytes
 
     def memory_in_use(self, books: Mapping[int, Ledger]) -> int:
         """Return the predicted bytes of the ``n_slots`` largest tasks that it holds."""

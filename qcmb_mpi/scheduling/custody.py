@@ -12,10 +12,17 @@ import numpy as np
 
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import NOBODY, Ledger, Trials
-from qcmb_mpi.scheduling.messages import ASSIGNED, DONE, QUARANTINED, READY, Ids, Quarantine, as_ids
+from qcmb_mpi.scheduling.messages import DONE, QUARANTINED, READY, Ids, Quarantine, as_ids
 from qcmb_mpi.scheduling.order import Priority
-from qcmb_mpi.scheduling.policy import Decision, ErrorClass, decide
-from qcmb_mpi.scheduling.supply import Pool
+from qcmb_mpi.scheduling.policy import (
+    Decision,
+    ErrorClass,
+    decide,
+    is_counted,
+    is_place_suspected,
+)
+from qcmb_mpi.scheduling.pool import Pool
+from qcmb_mpi.scheduling.trust import Trust
 
 
 class Custody:
@@ -24,10 +31,12 @@ class Custody:
     Parameters
     ----------
     pool : Pool
+    trust : Trust
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, trust: Trust) -> None:
         self._pool = pool
+        self._trust = trust
 
     def release(self, book: Ledger, stage: int) -> None:
         """Make the waiting tasks of a stage ready; once only."""
@@ -44,6 +53,7 @@ class Custody:
         if book.trials:
             for task in ids.tolist():
                 book.trials.pop(task, None)
+                self._pool.lone.pop((book.space, task), None)
         return holders
 
     def give_back(self, book: Ledger, ids: Ids) -> None:
@@ -51,41 +61,55 @@ class Custody:
         if len(ids):
             self._make_ready(book, ids, Priority.RETURNED)
 
-    def judge(self, book: Ledger, task: int, agent: int, error: ErrorClass) -> list[Quarantine]:
+    def judge(self, book: Ledger, task: int, agent: Agent, error: ErrorClass) -> list[Quarantine]:
         """Retry a task whose attempt failed at an agent, or give it up."""
         trials = book.trials.setdefault(task, Trials())
-        trials.n_attempts += 1
-        trials.failed_on.add(agent)
-        decision = decide(error, trials.n_attempts, self._pool.options.n_retries)
-        if decision is Decision.QUARANTINE:
+        trials.failed_on[agent.number] = error
+        self._trust.note_failure(agent, book.space, task, error)
+        task_bytes = self._bytes_of(book, task)
+        has_elsewhere = self._pool.has_other(trials.missing_on, task_bytes)
+        is_excused = agent.is_aside and is_place_suspected(error)
+        if not is_excused and is_counted(error, has_elsewhere=has_elsewhere):
+            trials.charged[agent.number] = trials.charged.get(agent.number, 0) + 1
+        n_retries = self._pool.options.n_retries
+        decision = decide(error, trials.n_attempts, n_retries, has_elsewhere=has_elsewhere)
+        if decision is Decision.QUARANTINE and not (
+            is_place_suspected(error)
+            and self._trust.is_suspect(agent)
+            and self._trust.has_better(trials.failed_on, task_bytes)
+        ):
             return [self._give_up(book, task, error)]
-        is_elsewhere = decision is Decision.RETRY_ELSEWHERE
-        avoid = frozenset(trials.failed_on) if is_elsewhere else frozenset[int]()
-        self._make_ready(book, as_ids([task]), Priority.RETRY, avoid)
+        key = book.space, task
+        if decision is Decision.RETRY_ALONE or key in self._pool.lone:
+            self._pool.lone.pop(key, None)  # to be the last in turn
+            self._pool.lone[key] = agent.place
+        self._make_ready(book, as_ids([task]), Priority.RETRY)
         return []
 
     def lose(self, agent: Agent) -> list[Quarantine]:
         """Take everything from an agent that is gone; give up what was there at too many deaths.
 
         Running were the oldest it held: one for each slot, and one more for each whose end had not
-        been reported yet.
+        been reported yet. The last chance of a task is one alone: without company only the guilty
+        can be blamed.
         """
+        books, lone = self._pool.books, self._pool.lone
+        max_deaths = self._pool.options.max_deaths
         given_up: list[Quarantine] = []
+        for space, task in agent.sent(slice(2 * agent.n_slots), books):
+            trials = books[space].trials.setdefault(task, Trials())
+            trials.n_deaths += 1
+            if trials.n_deaths >= max_deaths and (space, task) in lone:
+                given_up.append(self._give_up(books[space], task, ErrorClass.CRASHED))
+            elif trials.n_deaths >= max_deaths - 1:
+                lone[space, task] = agent.place
         for space in agent.spaces:
-            book = self._pool.books[space]
-            ids = agent.held(book)
-            for task in ids[: 2 * agent.n_slots].tolist():
-                trials = book.trials.setdefault(task, Trials())
-                trials.n_deaths += 1
-                if trials.n_deaths >= self._pool.options.max_deaths:
-                    given_up.append(self._give_up(book, task, ErrorClass.CRASHED))
-            left = ids[book.states[ids] == ASSIGNED]
-            self._make_ready(book, left, Priority.LOST)
+            self._make_ready(books[space], agent.held(books[space]), Priority.LOST)
         return given_up
 
     def give_up_oversized(self) -> list[Quarantine]:
-        """Give up what no living agent could hold even alone; nothing while there is none."""
-        limits = [agent.memory_bytes for agent in self._pool.agents.values()]
+        """Give up what no agent in service could hold, unless it is to have a whole host."""
+        limits = [agent.memory_bytes for agent in self._pool.in_service]
         if not limits or not all(limits):
             return []
         return [
@@ -93,21 +117,51 @@ class Custody:
             for book in self._pool.books.values()
             for index in np.flatnonzero(book.memory_bytes > max(limits)).tolist()
             for task in book.pending(index).tolist()
+            if (book.space, task) not in self._pool.lone
         ]
 
     # --------------------------------------------------------------- internals
 
-    def _make_ready(
-        self, book: Ledger, ids: Ids, priority: Priority, avoid: frozenset[int] = frozenset()
-    ) -> None:
+    def _make_ready(self, book: Ledger, ids: Ids, priority: Priority) -> None:
         self._free(book, ids)
         book.move(ids, READY)
-        self._pool.queues[book.space].push(ids, priority, avoid=avoid)
+        if book.trials:
+            ids = self._set_apart(book, ids, priority)
+        self._pool.queues[book.space].push(ids, priority)
+
+    def _set_apart(self, book: Ledger, ids: Ids, priority: Priority) -> Ids:
+        """Queue tasks that must not go just anywhere, or are to run alone; return the others."""
+        plain: list[int] = []
+        for task in ids.tolist():
+            if (book.space, task) in self._pool.lone:
+                continue
+            if avoid := self._avoided(book, task):
+                self._pool.queues[book.space].push(as_ids([task]), priority, avoid=avoid)
+            else:
+                plain.append(task)
+        return as_ids(plain)
+
+    def _avoided(self, book: Ledger, task: int) -> frozenset[int]:
+        """Return the agents that are to leave a task to others, if there are any others."""
+        trials = book.trials.get(task)
+        if trials is None:
+            return frozenset()
+        missing = trials.missing_on
+        if missing and not self._pool.has_other(trials.failed_on, self._bytes_of(book, task)):
+            return missing
+        return frozenset(trials.failed_on)
+
+    def _bytes_of(self, book: Ledger, task: int) -> int:
+        """Return what memory an agent must have for a task; one that runs alone gets all."""
+        if (book.space, task) in self._pool.lone:
+            return 0
+        return book.bytes_of(task)
 
     def _give_up(self, book: Ledger, task: int, error: ErrorClass) -> Quarantine:
         ids = as_ids([task])
         self._free(book, ids)
         book.move(ids, QUARANTINED)
+        self._pool.lone.pop((book.space, task), None)
         trials = book.trials.get(task, Trials())
         return Quarantine(book.space, task, error, trials.n_attempts + trials.n_deaths)
 
@@ -121,6 +175,8 @@ class Custody:
             mine = ids if len(numbers) == 1 and len(ids) == 1 else ids[holders == number]
             for index, places in book.groups(mine):
                 agent.drop(book.space, index, len(mine[places]))
+            for task in mine.tolist() if agent.shunned else ():
+                agent.shunned.pop((book.space, task), None)
         book.holders[ids] = NOBODY
         for number in numbers:
             self._pool.agents[number].tidy(book)

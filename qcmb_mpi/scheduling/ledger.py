@@ -32,6 +32,7 @@ from qcmb_mpi.scheduling.messages import (
     TaskState,
     as_ids,
 )
+from qcmb_mpi.scheduling.policy import ErrorClass
 
 NOBODY = -1
 _UNSEEN = 255
@@ -60,11 +61,32 @@ class Counts:
 
 @dataclass(slots=True)
 class Trials:
-    """What a task that went wrong has been through."""
+    """What a task that went wrong has been through.
 
-    n_attempts: int = 0
+    Parameters
+    ----------
+    n_deaths : int
+        Agents that were lost with it.
+    charged : dict
+        Attempts that count against it, by agent.
+    failed_on : dict
+        The agents it failed on, with the last error there.
+    """
+
     n_deaths: int = 0
-    failed_on: set[int] = field(default_factory=set)
+    charged: dict[int, int] = field(default_factory=dict)
+    failed_on: dict[int, ErrorClass] = field(default_factory=dict)
+
+    @property
+    def n_attempts(self) -> int:
+        """Attempts that count against it."""
+        return sum(self.charged.values())
+
+    @property
+    def missing_on(self) -> frozenset[int]:
+        """Agents that turned out not to have the program."""
+        missing = ErrorClass.MISSING_PROGRAM
+        return frozenset(agent for agent, error in self.failed_on.items() if error is missing)
 
 
 class Ledger:
@@ -109,6 +131,10 @@ class Ledger:
         if self._class_of is not None:
             return self._class_of[ids].astype(np.intp)
         return self._in_order[self._starts.searchsorted(ids, side="right") - 1]
+
+    def bytes_of(self, task: int) -> int:
+        """Return the predicted bytes of a task."""
+        return int(self.memory_bytes[self.class_of(as_ids([task]))[0]])
 
     def checked(self, ids: Ids) -> Ids:
         """Return int64 ids, each once, in the order given.

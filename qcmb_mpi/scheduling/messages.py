@@ -342,7 +342,9 @@ EVENT_RULES: tuple[EventRule, ...] = (
     EventRule(AgentLost, "assigned to ready or quarantined", (Quarantine, *_FINISH, *_WORK)),
     EventRule(SpaceAdded, "new to any but assigned", (Quarantine, *_FINISH, *_WORK)),
     EventRule(TasksDone, "any but done to done", (*_FINISH, *_WORK)),
-    EventRule(TaskFailed, "assigned to ready or quarantined", (Quarantine, *_FINISH, *_WORK)),
+    EventRule(
+        TaskFailed, "assigned to ready or quarantined", (SetAside, Quarantine, *_FINISH, *_WORK)
+    ),
     EventRule(TasksReturned, "assigned to ready", _WORK),
     EventRule(StageReleased, "waiting to ready", _WORK),
     EventRule(DrainRequested, "none", (Retract, Retire)),

@@ -30,7 +30,6 @@ class ErrorClass(enum.Enum):
 class Decision(enum.Enum):
     """What becomes of a task after a failed attempt."""
 
-    RETRY = "retry"
     RETRY_ELSEWHERE = "retry elsewhere"
     RETRY_ALONE = "retry alone"
     QUARANTINE = "quarantine"
@@ -44,9 +43,9 @@ _QCENGINE_NAMES = {
     "unknown_error": ErrorClass.UNKNOWN,
 }
 
-# Deterministic in the task itself (INPUT, CONVERGENCE) or too dear to repeat (TIMEOUT).
+# Deterministic in the task itself (INPUT, CONVERGENCE) or busy all the time (TIMEOUT).
 _NEVER_RETRIED = frozenset({ErrorClass.INPUT, ErrorClass.CONVERGENCE, ErrorClass.TIMEOUT})
-_RETRIED_ONCE = frozenset({ErrorClass.RESOURCE, ErrorClass.GARBAGE, ErrorClass.UNKNOWN})
+_RETRIED_ONCE = frozenset({ErrorClass.HUNG, ErrorClass.GARBAGE, ErrorClass.UNKNOWN})
 
 
 def error_class_of(error_type: str) -> ErrorClass:
@@ -71,16 +70,31 @@ def error_class_of(error_type: str) -> ErrorClass:
         return ErrorClass.UNKNOWN
 
 
+def is_place_suspected(error: ErrorClass) -> bool:
+    """Tell whether an error may be the fault of where the task ran rather than of the task."""
+    return error not in _NEVER_RETRIED and error is not ErrorClass.RESOURCE
+
+
 def max_attempts(error: ErrorClass, n_retries: int) -> int:
-    """Return how often a task that keeps failing like this is tried in all (at least once)."""
-    if error in _NEVER_RETRIED:
+    """Return how often a task that keeps failing like this is tried in all (at least once).
+
+    For a missing program: where no other agent is left.
+    """
+    if error in _NEVER_RETRIED or error is ErrorClass.MISSING_PROGRAM:
         return 1
     if error in _RETRIED_ONCE:
         return 1 + min(1, n_retries)
     return 1 + n_retries
 
 
-def decide(error: ErrorClass, n_attempts: int, n_retries: int) -> Decision:
+def is_counted(error: ErrorClass, *, has_elsewhere: bool) -> bool:
+    """Tell whether a failure counts as an attempt: a missing program only at the last place."""
+    return not (error is ErrorClass.MISSING_PROGRAM and has_elsewhere)
+
+
+def decide(
+    error: ErrorClass, n_attempts: int, n_retries: int, *, has_elsewhere: bool = False
+) -> Decision:
     """Judge a failed attempt.
 
     Parameters
@@ -88,15 +102,19 @@ def decide(error: ErrorClass, n_attempts: int, n_retries: int) -> Decision:
     error : ErrorClass
         Of the attempt that just failed.
     n_attempts : int
-        Attempts so far, this one included.
+        Attempts that count so far, this one included.
     n_retries : int
         Further attempts the user allows for errors that can pass.
+    has_elsewhere : bool
+        Whether an agent is left that is not known to miss the program.
 
     Returns
     -------
     Decision
         ``RETRY_ELSEWHERE`` is a preference: with one place alone, it is tried there again.
     """
+    if not is_counted(error, has_elsewhere=has_elsewhere):
+        return Decision.RETRY_ELSEWHERE
     if n_attempts >= max_attempts(error, n_retries):
         return Decision.QUARANTINE
-    return Decision.RETRY_ELSEWHERE
+    return Decision.RETRY_ALONE if error is ErrorClass.RESOURCE else Decision.RETRY_ELSEWHERE

@@ -21,9 +21,13 @@ from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
-from qcmb_mpi.scheduling.ledger import NOBODY, Counts, Ledger, Seconds
+from qcmb_mpi.scheduling.invariants import check_pool
+from qcmb_mpi.scheduling.ledger import Counts, Ledger, Seconds
+from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
-from qcmb_mpi.scheduling.supply import Pool, SchedulerOptions, Supply
+from qcmb_mpi.scheduling.pool import Pool, SchedulerOptions
+from qcmb_mpi.scheduling.supply import Supply
+from qcmb_mpi.scheduling.trust import Trust
 
 __all__ = ["Counts", "Scheduler", "SchedulerOptions"]
 
@@ -51,7 +55,9 @@ class Scheduler:
         self.drain_reason: str | None = None
         self._pool = Pool(self.options)
         self._supply = Supply(self._pool)
-        self._custody = Custody(self._pool)
+        self._trust = Trust(self._pool)
+        self._custody = Custody(self._pool, self._trust)
+        self._lone = LoneTasks(self._pool, self._supply)
         self._finished: dict[int, Counts] = {}
         self._gone: set[int] = set()
         self._is_closing = False
@@ -101,6 +107,8 @@ class Scheduler:
         if not self.is_draining and self._supply.is_out_of_time(self._now):
             self._drain("deadline")
         if not self.is_draining:
+            if self._lone.is_active:
+                self._pursue_lone()
             self._supply_all()
         if self._is_closing and (self.is_finished or self.is_drained):
             self._retire_all()
@@ -130,13 +138,23 @@ class Scheduler:
 
     @property
     def n_busy(self) -> int:
-        """Slots that have a task, as far as is known."""
-        return sum(agent.n_slots - agent.n_idle for agent in self._pool.agents.values())
+        """Slots in service that have a task, as far as is known."""
+        return sum(agent.n_slots - agent.n_idle for agent in self._pool.in_service)
 
     @property
     def n_slots(self) -> int:
-        """Slots of all living agents."""
+        """Slots of all living agents that were not set aside."""
         return self._pool.n_slots
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether any agent is left."""
+        return bool(self._pool.agents)
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether work is left and every agent that had joined is gone."""
+        return bool(self._gone) and not self.has_agents and not self.is_finished
 
     def has_agent(self, agent: int) -> bool:
         """Tell whether an agent has ever joined."""
@@ -162,14 +180,8 @@ class Scheduler:
 
     def remaining_s(self, now: float) -> float:
         """Predict the seconds from ``now`` until everything is settled; infinite without agents."""
-        books = self._pool.books.values()
-        total_s = sum(book.unsettled_s for book in books)
-        if total_s == 0:
-            return 0.0
-        if not self._pool.n_slots:
-            return np.inf
-        longest = max(float(b.cost_s[b.n_unsettled_of > 0].max()) for b in books)
-        return max(total_s / self._pool.n_slots, longest) - max(0.0, now - self._now)
+        left_s = self._pool.remaining_s()
+        return left_s - max(0.0, now - self._now) if left_s else 0.0
 
     def check_invariants(self) -> None:
         """Check everything that must hold between two steps; for tests, O(number of tasks).
@@ -179,32 +191,11 @@ class Scheduler:
         IllegalEvent
             Something does not hold.
         """
-        for book in self._pool.books.values():
-            book.check()
-            self._require(not book.is_finished, "a finished space is still open")
-            holders = set(np.unique(book.holders).tolist())
-            self._require(holders <= {NOBODY, *self._pool.agents}, "somebody gone holds tasks")
-        for agent in self._pool.agents.values():
-            self._check_agent(agent)
-        slots = sum(agent.n_slots for agent in self._pool.agents.values())
-        self._require(slots == self._pool.n_slots, "slots do not add up")
-        is_assigning = any(isinstance(each, m.Assign) for each in self._out)
-        self._require(not (self.is_draining and is_assigning), "assigned while draining")
-
-    def _check_agent(self, agent: Agent) -> None:
-        books = self._pool.books
-        name = f"agent {agent.number}"
-        self._require(sum(agent.load.values()) == agent.n_held, f"{name}: load does not add up")
-        for space, book in books.items():
-            ids = agent.held(book)
-            is_holder = book.holders == agent.number
-            self._require(len(ids) == is_holder.sum() and is_holder[ids].all(), f"{name}: holders")
-            mine = {(space, index): len(ids[places]) for index, places in book.groups(ids)}
-            noted = {key: n for key, n in agent.load.items() if key[0] == space}
-            self._require(mine == noted, f"{name}: classes held")
-        if agent.memory_bytes:
-            fits = agent.memory_in_use(books) <= agent.memory_bytes
-            self._require(fits, f"{name} holds more than its memory")
+        try:
+            check_pool(self._pool, self._out, is_draining=self.is_draining)
+        except IllegalEvent as error:
+            error.story = (*error.story, *self._story)
+            raise
 
     # ----------------------------------------------------------------- handlers
 
@@ -213,8 +204,7 @@ class Scheduler:
             raise IllegalEvent(f"agent {event.agent} has joined before")
         if event.n_slots < 1 or event.agent < 0 or event.memory_bytes < 0:
             raise IllegalEvent(f"{event} is no agent")
-        self._pool.agents[event.agent] = Agent(event)
-        self._pool.n_slots += event.n_slots
+        self._pool.add(Agent(event))
         self._supply.note(self._pool.agents[event.agent])
         self._give_up(self._custody.give_up_oversized())
         self._feed([event.agent])
@@ -225,6 +215,8 @@ class Scheduler:
             return
         given_up = self._custody.lose(agent)
         self._dismiss(agent)
+        for each in self._trust.call_back():
+            self._supply.note(each)
         self._give_up([*given_up, *self._custody.give_up_oversized()])
         self._is_stirred = True
 
@@ -254,6 +246,7 @@ class Scheduler:
         if not len(ids):
             return
         if agent is not None:
+            agent.note_results(len(ids))
             self._learn(book, ids, times)
             self._feed([event.agent])
         self._feed(self._custody.settle(book, ids))
@@ -266,7 +259,10 @@ class Scheduler:
             return
         book.checked(m.as_ids([event.task]))
         if agent is not None and book.holders[event.task] == event.agent:
-            self._give_up(self._custody.judge(book, event.task, event.agent, event.error))
+            given_up = self._custody.judge(book, event.task, agent, event.error)
+            if self._trust.is_hopeless(agent):
+                given_up += self._set_aside(agent)
+            self._give_up(given_up)
             self._feed([event.agent])
             self._is_stirred = True
 
@@ -276,11 +272,11 @@ class Scheduler:
         if agent is None:
             return
         ids = m.as_ids(()) if book is None else book.checked(event.ids)
-        agent.asked.discard(event.space)
         if book is not None:
             ids = ids[book.holders[ids] == event.agent]
+        self._supply.note_answer(agent, event.space, ids)
+        if book is not None:
             self._custody.give_back(book, ids)
-        agent.is_dry = not len(ids)
         self._supply.note(agent)
         self._feed([event.agent])
         self._is_stirred = True
@@ -349,6 +345,19 @@ class Scheduler:
         """Have agents looked at when the event is through."""
         self._to_feed.update(dict.fromkeys(agents))
 
+    def _set_aside(self, agent: Agent) -> list[m.Quarantine]:
+        """Give an agent no work any more; ask for what it has not started."""
+        self._out.append(self._trust.set_aside(agent))
+        self._out += [self._supply.ask(agent, x) for x in agent.spaces if x not in agent.asked]
+        self._supply.note(agent)
+        return self._custody.give_up_oversized()
+
+    def _pursue_lone(self) -> None:
+        """See to the tasks that are to run alone, before anybody else is fed."""
+        said, freed = self._lone.pursue(self._now)
+        self._out += said
+        self._feed(freed)
+
     def _supply_all(self) -> None:
         """Serve idle slots first if there may be something new for them, then who is concerned."""
         hungry = list(self._supply.hungry) if self._is_stirred else []
@@ -373,8 +382,7 @@ class Scheduler:
     def _dismiss(self, agent: Agent) -> None:
         """Forget an agent that holds nothing."""
         self._supply.forget(agent.number)
-        del self._pool.agents[agent.number]
-        self._pool.n_slots -= agent.n_slots
+        self._pool.remove(agent)
         self._gone.add(agent.number)
 
     def _book(self, space: int) -> Ledger | None:
@@ -390,7 +398,3 @@ class Scheduler:
         if agent is None and number not in self._gone:
             raise IllegalEvent(f"agent {number} never joined")
         return agent
-
-    def _require(self, is_met: Any, message: str) -> None:
-        if not is_met:
-            raise IllegalEvent(f"invariant broken: {message}", story=tuple(self._story))

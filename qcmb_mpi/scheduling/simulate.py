@@ -31,8 +31,12 @@ class Faults:
     ----------
     failure_probability : float
         That an attempt fails.
-    error : ErrorClass
-        What it fails with.
+    errors : sequence of ErrorClass
+        What it fails with, each as likely as the others.
+    bad_agents : set of int
+        Agents on which every attempt fails.
+    greedy_tasks : set of int
+        Tasks that run out of memory unless they are alone.
     straggler_probability, straggler_factor : float
         That a task takes so many times longer.
     losses : sequence of (seconds, agent)
@@ -40,7 +44,9 @@ class Faults:
     """
 
     failure_probability: float = 0.0
-    error: ErrorClass = ErrorClass.TRANSIENT
+    errors: Sequence[ErrorClass] = (ErrorClass.TRANSIENT,)
+    bad_agents: frozenset[int] = frozenset()
+    greedy_tasks: frozenset[int] = frozenset()
     straggler_probability: float = 0.0
     straggler_factor: float = 10.0
     losses: Sequence[tuple[float, int]] = ()
@@ -55,6 +61,8 @@ class Machine:
     n_agents, slots_per_agent : int
     memory_bytes : int
         Of each agent; 0 for no limit.
+    agents_per_host : int
+        Agents that share memory.
     message_s : float
         From agent to master or back.
     report_s : float
@@ -69,6 +77,7 @@ class Machine:
     message_s: float = 0.0
     report_s: float = 0.0
     step_s: float = 0.0
+    agents_per_host: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,8 @@ class SimulationResult:
         Steps of the scheduler; messages to agents; how many of those asked for work back.
     master_s : float
         Master's time, as modelled by ``step_s``.
+    n_set_aside, n_lone, n_crowded : int
+        Agents set aside; tasks assigned alone; starts of anything beside a lone task (none).
     events : tuple of (float, Event)
         What the scheduler was told and when, if asked for.
     """
@@ -103,6 +114,9 @@ class SimulationResult:
     n_messages: int
     n_retracts: int
     master_s: float
+    n_set_aside: int = 0
+    n_lone: int = 0
+    n_crowded: int = 0
     events: tuple[tuple[float, m.Event], ...] = ()
 
     @property
@@ -186,6 +200,8 @@ class _SimAgent:
     done: list[int] = field(default_factory=list)
     is_report_due: bool = False
     is_alive: bool = True
+    host: str = ""
+    alone: int | None = None
 
 
 class _World:
@@ -205,21 +221,24 @@ class _World:
         self._rng = rng
         self._faults = faults
         self._scheduler = scheduler
-        self._agents = [_SimAgent(machine.slots_per_agent) for _ in range(machine.n_agents)]
+        self._agents = [
+            _SimAgent(machine.slots_per_agent, host=f"h{number // machine.agents_per_host}")
+            for number in range(machine.n_agents)
+        ]
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._n_planned = 0
         self._master_free_s = 0.0
         self._last_result_s = 0.0
         self._busy_s = 0.0
         self._n = dict.fromkeys(("computed", "events", "messages", "retracts"), 0)
+        self._n |= dict.fromkeys(("set_aside", "lone", "crowded"), 0)
         self._log: list[tuple[float, m.Event]] = []
 
     def run(self, classes: tuple[m.TaskClass, ...], deadline_s: float | None) -> SimulationResult:
         """Run to the end."""
-        for number in range(len(self._agents)):
-            machine = self._machine
-            joined = m.AgentJoined(number, machine.slots_per_agent, machine.memory_bytes)
-            self._step(joined, 0.0)
+        for number, agent in enumerate(self._agents):
+            memory_bytes = self._machine.memory_bytes
+            self._step(m.AgentJoined(number, agent.n_free, memory_bytes, agent.host), 0.0)
         if deadline_s is not None:
             self._step(m.DeadlineSet(deadline_s), 0.0)
             self._plan(deadline_s, lambda now: self._step(m.Ticked(), now))
@@ -250,6 +269,9 @@ class _World:
             n_messages=self._n["messages"],
             n_retracts=self._n["retracts"],
             master_s=self._n["events"] * self._machine.step_s,
+            n_set_aside=self._n["set_aside"],
+            n_lone=self._n["lone"],
+            n_crowded=self._n["crowded"],
             events=tuple(self._log),
         )
 
@@ -278,30 +300,56 @@ class _World:
 
     def _carry_out(self, command: m.Command, at_s: float) -> None:
         if isinstance(command, m.Assign):
-            agent, ids = command.agent, command.ids.tolist()
-            self._plan(at_s, lambda now: self._receive(agent, ids, now))
+            agent, ids, is_alone = command.agent, command.ids.tolist(), command.is_alone
+            self._plan(at_s, lambda now: self._receive(agent, ids, is_alone, now))
             self._n["messages"] += 1
+            self._n["lone"] += is_alone
         elif isinstance(command, m.Retract):
             agent = command.agent
             self._plan(at_s, lambda now: self._give_back(agent, now))
             self._n["messages"] += 1
             self._n["retracts"] += 1
+        elif isinstance(command, m.SetAside):
+            self._n["set_aside"] += 1
 
     # ------------------------------------------------------------------- agents
 
-    def _receive(self, number: int, ids: list[int], now: float) -> None:
+    def _receive(self, number: int, ids: list[int], is_alone: bool, now: float) -> None:
         self._agents[number].queue.extend(ids)
+        if is_alone:
+            self._agents[number].alone = ids[0]
         self._fill(number, now)
 
     def _fill(self, number: int, now: float) -> None:
         agent = self._agents[number]
         while agent.is_alive and agent.n_free and agent.queue:
             task = agent.queue.popleft()
+            self._n["crowded"] += self._is_crowded(agent, task)
             agent.n_free -= 1
             self._plan(
                 now + float(self._times[task]),
                 lambda at, task=task: self._end(number, task, at),  # type: ignore[misc]
             )
+
+    def _is_crowded(self, agent: _SimAgent, task: int) -> bool:
+        """Tell whether a start would put a lone task and another one side by side."""
+        if agent.alone is None and self._machine.agents_per_host == 1:
+            return False
+        hosts = [each for each in self._agents if each.host == agent.host and each.is_alive]
+        if agent.alone == task:
+            return any(each.n_free < self._machine.slots_per_agent for each in hosts)
+        return any(each.alone is not None for each in hosts)
+
+    def _failure(self, agent: _SimAgent, number: int, task: int) -> ErrorClass | None:
+        """Draw what goes wrong with an attempt; None if nothing does."""
+        faults = self._faults
+        if task in faults.greedy_tasks and agent.alone != task:
+            return ErrorClass.RESOURCE
+        p = 1.0 if number in faults.bad_agents else faults.failure_probability
+        if not p or (p < 1 and self._rng.random() >= p):
+            return None
+        n = len(faults.errors)
+        return faults.errors[int(self._rng.integers(n)) if n > 1 else 0]
 
     def _end(self, number: int, task: int, now: float) -> None:
         """End an attempt, report it now or soon, and start the next."""
@@ -311,11 +359,12 @@ class _World:
         self._n["computed"] += 1
         self._busy_s += float(self._times[task])
         agent.n_free += 1
-        p = self._faults.failure_probability
-        if p and self._rng.random() < p:
-            self._tell(m.TaskFailed(number, _SPACE, task, self._faults.error), now)
-        else:
+        error = self._failure(agent, number, task)
+        if error is None:
             agent.done.append(task)
+        else:
+            self._tell(m.TaskFailed(number, _SPACE, task, error), now)
+        agent.alone = None if agent.alone == task else agent.alone
         self._fill(number, now)
         if agent.done:
             self._report_now_or_soon(number, now)

@@ -6,11 +6,11 @@ Rules of this file
 2. Lookahead is measured in predicted seconds, limited by a share of the remaining work that
    shrinks to nothing at the end, and, while a class has hardly been measured, by number.
 3. Nothing here changes a task's state for good: it assigns, and asks for unstarted work back.
+4. An agent that is set aside, or kept free for a lone task, is neither fed nor asked for others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -18,86 +18,10 @@ import numpy as np
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import Ledger
 from qcmb_mpi.scheduling.messages import ASSIGNED, Assign, Ids, Retract
-from qcmb_mpi.scheduling.order import Limits, WorkQueue
+from qcmb_mpi.scheduling.order import Limits
+from qcmb_mpi.scheduling.pool import Pool
 
 _N_CANDIDATES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerOptions:
-    """How a scheduler decides.
-
-    Parameters
-    ----------
-    n_retries : int
-        Further attempts for errors that can pass.
-    order : {"lpt", "level"}
-        Longest predicted task first, or lowest stage first.
-    is_stopping_on_failure : bool
-        Drain at the first task that is given up.
-    lookahead_s : float
-        Predicted seconds of unstarted work a slot should have at hand, to hide messages.
-    lookahead_tasks : int
-        Unstarted tasks a slot should have at hand however long they are; 0 together with
-        ``lookahead_s=0`` is plain list scheduling.
-    min_grain_s : float
-        Work that is worth a message: what a slot may have at hand even at the very end.
-    guided_factor : float
-        A slot's lookahead is at most its share of the ready work divided by this.
-    max_tasks_per_slot : int
-        Unstarted tasks a slot may have at hand however short they are.
-    max_deaths : int
-        Agents that may be lost while (possibly) running a task before it is given up.
-    deadline_safety : float
-        Predicted seconds are multiplied by this before they are compared with a deadline.
-    prior_doubt : float
-        A prediction that nothing measured supports is divided by this when a deadline is kept.
-    """
-
-    n_retries: int = 2
-    order: str = "lpt"
-    is_stopping_on_failure: bool = False
-    lookahead_s: float = 0.3
-    lookahead_tasks: int = 1
-    min_grain_s: float = 0.005
-    guided_factor: float = 2.0
-    max_tasks_per_slot: int = 1024
-    max_deaths: int = 3
-    deadline_safety: float = 1.5
-    prior_doubt: float = 10.0
-
-
-@dataclass(slots=True)
-class Pool:
-    """The state that scheduler and supply share.
-
-    Parameters
-    ----------
-    options : SchedulerOptions
-    agents : dict
-        The living ones, by number, in order of arrival.
-    books, queues : dict
-        Of spaces that are not finished, in order of arrival.
-    deadline_s : float
-        On the clock of ``now``; infinite when there is none.
-    n_slots : int
-        Of all living agents.
-    largest_bytes : int
-        The most memory that a task of any space so far is predicted to need.
-    """
-
-    options: SchedulerOptions
-    agents: dict[int, Agent] = field(default_factory=dict)
-    books: dict[int, Ledger] = field(default_factory=dict)
-    queues: dict[int, WorkQueue] = field(default_factory=dict)
-    deadline_s: float = np.inf
-    n_slots: int = 0
-    largest_bytes: int = 0
-
-    @property
-    def is_any_ready(self) -> bool:
-        """Whether a task could be assigned."""
-        return any(book.n_ready for book in self.books.values())
 
 
 class Supply:
@@ -114,12 +38,14 @@ class Supply:
         self.hungry: dict[int, None] = {}
         self._rich: dict[int, None] = {}
         self._asked: dict[int, None] = {}
+        self._fruitless: list[Agent] = []
 
     def note(self, agent: Agent) -> None:
         """Take notice that an agent's holdings have changed."""
         number = agent.number
-        can_give = bool(agent.n_unstarted and not agent.is_dry and not agent.asked)
-        _set(self.hungry, number, bool(agent.n_idle))
+        is_open = agent.is_open
+        can_give = bool(is_open and agent.n_unstarted and not agent.is_dry and not agent.asked)
+        _set(self.hungry, number, bool(is_open and agent.n_idle))
         _set(self._rich, number, can_give)
         _set(self._asked, number, bool(agent.asked))
 
@@ -131,7 +57,7 @@ class Supply:
     def top_up(self, agent: Agent, now: float) -> list[Assign]:
         """Assign what an agent should have more."""
         granted: dict[int, list[Ids]] = {}
-        for space, book in self._pool.books.items():
+        for space, book in self._pool.books.items() if agent.is_open else ():
             while book.n_ready and (ids := self._grant(agent, book, now)) is not None:
                 if len(ids):
                     granted.setdefault(space, []).append(ids)
@@ -141,8 +67,25 @@ class Supply:
             for space, parts in granted.items()
         ]
 
+    def note_answer(self, agent: Agent, space: int, ids: Ids) -> None:
+        """Take notice of what an agent is about to give back, asked or not.
+
+        What none of the idle ones can take it will get again, and is not to be asked for at once.
+        """
+        agent.asked.discard(space)
+        agent.is_dry = not len(ids)
+        if self.hungry and agent.is_open:
+            room = self._largest_room()
+            tasks = ids[:_N_CANDIDATES].tolist()
+            if not any(self._is_wanted(agent, space, task, room) for task in tasks):
+                self._fruitless.append(agent)
+
     def relieve(self) -> list[Retract]:
         """Ask agents with unstarted work to give it back while others have nothing to do."""
+        while self._fruitless:
+            agent = self._fruitless.pop()
+            agent.is_dry = True
+            self.note(agent)
         n_wanted = len(self.hungry) - len(self._asked)
         if n_wanted <= 0 or not self._rich:
             return []
@@ -150,7 +93,9 @@ class Supply:
         candidates = [self._pool.agents[number] for number in islice(self._rich, _N_CANDIDATES)]
         candidates = [agent for agent in candidates if self._is_worth_asking(agent, room)]
         candidates.sort(key=lambda agent: -agent.unstarted_s(self._pool.books))
-        return [self.ask(agent, self._main_space(agent)) for agent in candidates[:n_wanted]]
+        pairs = ((agent, self._wanted_space(agent, room)) for agent in candidates)
+        wanted = ((agent, space) for agent, space in pairs if space is not None)
+        return [self.ask(agent, space) for agent, space in islice(wanted, n_wanted)]
 
     def ask(self, agent: Agent, space: int) -> Retract:
         """Ask an agent for its unstarted tasks of a space."""
@@ -169,7 +114,7 @@ class Supply:
 
     def is_out_of_time(self, now: float) -> bool:
         """Tell whether no ready task can end before the deadline, or it has passed."""
-        left_s = self._left_s(now)
+        left_s = self._pool.left_s(now)
         if left_s == np.inf:
             return False
         if left_s <= 0:
@@ -206,6 +151,9 @@ class Supply:
             book.move(ids, ASSIGNED)
             book.holders[ids] = agent.number
             agent.add(book.space, index, ids)
+            if offer.group is not None and offer.group.avoid:
+                avoid = offer.group.avoid
+                agent.shunned.update({(book.space, task): avoid for task in ids.tolist()})
         return ids
 
     def _is_short(self, agent: Agent) -> bool:
@@ -247,12 +195,13 @@ class Supply:
         return share_n, share_s
 
     def _limits(self, agent: Agent, now: float, book: Ledger) -> Limits:
-        left_s = self._left_s(now)
+        left_s = self._pool.left_s(now)
         if left_s < np.inf and not agent.n_idle:
             left_s -= agent.held_s(self._pool.books) / agent.n_slots
 
         def is_avoiding(avoid: frozenset[int], index: int) -> bool:
-            return agent.number in avoid and self._has_other(avoid, int(book.memory_bytes[index]))
+            task_bytes = int(book.memory_bytes[index])
+            return agent.number in avoid and self._pool.has_other(avoid, task_bytes)
 
         return Limits(left_s, self._room_bytes(agent), is_avoiding)
 
@@ -264,20 +213,9 @@ class Supply:
     def _room_bytes(self, agent: Agent) -> float:
         return np.inf if self._is_roomy(agent) else agent.room_bytes(self._pool.books)
 
-    def _has_other(self, avoid: frozenset[int], task_bytes: int) -> bool:
-        """Tell whether an agent outside ``avoid`` could ever hold a task."""
-        return any(
-            number not in avoid and (not agent.memory_bytes or task_bytes <= agent.memory_bytes)
-            for number, agent in self._pool.agents.items()
-        )
-
-    def _left_s(self, now: float) -> float:
-        """Return the longest prediction that still ends before the deadline."""
-        return (self._pool.deadline_s - now) / self._pool.options.deadline_safety
-
     def _n_in_time(self, agent: Agent, book: Ledger, index: int, now: float) -> int:
         """Return how many tasks of a class an agent could end before the deadline."""
-        left_s = self._left_s(now)
+        left_s = self._pool.left_s(now)
         if left_s == np.inf:
             return book.n_tasks
         bound_s = max(float(book.bound_s[index]), 1e-9)
@@ -302,6 +240,26 @@ class Supply:
         is_unknown = any(not books[space].n_seen[index] for space, index in fits)
         is_long = agent.unstarted_s(books) >= self._pool.options.min_grain_s
         return bool(fits) and (is_long or is_unknown)
+
+    def _wanted_space(self, agent: Agent, room: float) -> int | None:
+        """Return the space of something that an agent may give back and an idle one could take.
+
+        Without this, tasks too large for who is idle, or that failed there, go to and fro for ever.
+        """
+        if room == np.inf and not agent.shunned:
+            return self._main_space(agent)
+        n = min(agent.n_unstarted, _N_CANDIDATES)
+        unstarted = agent.sent(slice(-n, None), self._pool.books)
+        wanted = (space for space, task in unstarted if self._is_wanted(agent, space, task, room))
+        return next(wanted, None)
+
+    def _is_wanted(self, agent: Agent, space: int, task: int, room: float) -> bool:
+        task_bytes = self._pool.books[space].bytes_of(task)
+        avoid = agent.shunned.get((space, task))
+        if avoid is None or task_bytes > room:
+            return task_bytes <= room
+        others = (self._pool.agents[number] for number in self.hungry if number not in avoid)
+        return any(task_bytes <= self._room_bytes(other) for other in others)
 
     def _main_space(self, agent: Agent) -> int:
         """Return the space that most of an agent's predicted seconds belong to."""

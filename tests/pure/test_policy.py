@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from qcmb_mpi.scheduling.policy import Decision, ErrorClass, decide, error_class_of, max_attempts
+from qcmb_mpi.scheduling.policy import (
+    Decision,
+    ErrorClass,
+    decide,
+    error_class_of,
+    is_counted,
+    is_place_suspected,
+    max_attempts,
+)
 
 NEVER = {ErrorClass.INPUT, ErrorClass.CONVERGENCE, ErrorClass.TIMEOUT}
-ONCE = {ErrorClass.RESOURCE, ErrorClass.GARBAGE, ErrorClass.UNKNOWN}
+MISSING = ErrorClass.MISSING_PROGRAM
+ONCE = {ErrorClass.HUNG, ErrorClass.GARBAGE, ErrorClass.UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -31,8 +40,31 @@ def test_names_of_qcengine_and_our_own_are_classified(name: str, expected: Error
 @pytest.mark.parametrize("n_retries", [0, 1, 2, 5])
 def test_number_of_attempts(error: ErrorClass, n_retries: int) -> None:
     n_attempts = 1
+    is_alone = error is ErrorClass.RESOURCE
+    retry = Decision.RETRY_ALONE if is_alone else Decision.RETRY_ELSEWHERE
     while decide(error, n_attempts, n_retries) is not Decision.QUARANTINE:
-        assert decide(error, n_attempts, n_retries) is Decision.RETRY_ELSEWHERE
+        assert decide(error, n_attempts, n_retries) is retry
         n_attempts += 1
-    expected = 1 if error in NEVER else 1 + min(1, n_retries) if error in ONCE else 1 + n_retries
+    expected = (
+        1
+        if error in {*NEVER, MISSING}
+        else 1 + min(1, n_retries)
+        if error in ONCE
+        else 1 + n_retries
+    )
     assert n_attempts == expected == max_attempts(error, n_retries)
+
+
+@pytest.mark.parametrize("error", ErrorClass)
+def test_only_a_missing_program_costs_nothing_while_there_is_another_place(
+    error: ErrorClass,
+) -> None:
+    assert is_counted(error, has_elsewhere=False)
+    assert is_counted(error, has_elsewhere=True) is (error is not MISSING)
+    is_given_up = decide(error, 99, 2, has_elsewhere=True) is Decision.QUARANTINE
+    assert is_given_up is (error is not MISSING)
+
+
+@pytest.mark.parametrize("error", ErrorClass)
+def test_errors_of_the_task_itself_speak_against_no_place(error: ErrorClass) -> None:
+    assert is_place_suspected(error) is (error not in {*NEVER, ErrorClass.RESOURCE})

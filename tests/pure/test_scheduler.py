@@ -271,16 +271,33 @@ def test_a_task_that_was_there_at_three_deaths_is_given_up(pool: Checked) -> Non
 
 
 def test_unstarted_tasks_of_an_agent_are_not_blamed_for_its_death() -> None:
-    pool = Checked(SchedulerOptions(max_deaths=1))
+    pool = Checked(SchedulerOptions(max_deaths=2))
     pool.add(one_class(100))
     pool.join(0, 1)
     for task in range(6):
         pool.done(0, task, seconds=0.02)
     held = pool.held[0][0]
     assert len(held) > 4
-    said = pool.step(m.AgentLost(0))
-    assert [each.task for each in said if isinstance(each, m.Quarantine)] == held[:2]
-    assert set(held[2:]) <= set(assigned(pool.join(1, 50))[1])
+    pool.step(m.AgentLost(0))
+    assert pool.join(1, 50) == [m.Assign(1, 0, m.as_ids(held[:1]), is_alone=True)]
+    assert pool.done(1, held[0]) == [m.Assign(1, 0, m.as_ids(held[1:2]), is_alone=True)]
+    assert set(held[2:]) <= set(assigned(pool.done(1, held[1]))[1])
+
+
+def test_the_last_chance_after_deaths_is_alone_so_that_the_innocent_are_spared() -> None:
+    pool = Checked(SchedulerOptions(max_deaths=3))
+    pool.add(one_class(2))
+    for agent in (0, 1):
+        assert assigned(pool.join(agent, 2)) == {agent: [0, 1]}
+        pool.step(m.AgentLost(agent))
+    assert pool.join(2, 2) == [m.Assign(2, 0, m.as_ids([0]), is_alone=True)]
+    said = pool.step(m.AgentLost(2))
+    assert [each for each in said if isinstance(each, m.Quarantine)] == [
+        m.Quarantine(0, 0, ErrorClass.CRASHED, 3)
+    ]
+    assert pool.join(3, 2) == [m.Assign(3, 0, m.as_ids([1]), is_alone=True)]
+    pool.done(3, 1)
+    assert pool.scheduler.is_finished
 
 
 # ------------------------------------------------------------------- the rest

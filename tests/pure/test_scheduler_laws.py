@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qcmb_mpi.scheduling import messages as m
-from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.policy import ErrorClass, max_attempts
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
-from qcmb_mpi.scheduling.simulate import Machine, simulate
+from qcmb_mpi.scheduling.simulate import Faults, Machine, SimulationResult, simulate
 from tests.scheduling_cases import NO_LOOKAHEAD, Checked, ids
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scheduler.md"
@@ -63,7 +64,8 @@ class Storm:
 
     def join(self) -> None:
         memory = int(self.rng.choice([0, 0, 100, 250]))
-        self.pool.join(self.n_agents, int(self.rng.integers(1, 5)), memory)
+        host = str(self.rng.choice(["", "h0", "h1"]))
+        self.pool.join(self.n_agents, int(self.rng.integers(1, 5)), memory, host)
         self.n_agents += 1
 
     def lose(self) -> None:
@@ -205,6 +207,75 @@ def random_work(rng: np.random.Generator) -> tuple[list[m.TaskClass], Machine]:
         for start, n in zip(starts.tolist(), sizes.tolist(), strict=True)
     ]
     return work, Machine(int(rng.integers(1, 6)), int(rng.integers(1, 4)))
+
+
+def under_fire(rng: np.random.Generator) -> tuple[int, SimulationResult, SchedulerOptions]:
+    """Run random work while agents die, lie broken and run short of memory."""
+    work, machine = random_work(rng)
+    n_tasks = sum(each.n_tasks for each in work)
+    work = [replace(each, memory_bytes=int(rng.choice([0, 30, 90]))) for each in work]
+    machine = replace(
+        machine,
+        memory_bytes=int(rng.choice([0, 100])),
+        message_s=float(rng.choice([0, 0.01, 0.3])),
+        report_s=float(rng.choice([0, 0.05])),
+        agents_per_host=int(rng.integers(1, 4)),
+    )
+    order = rng.permutation(machine.n_agents).tolist()
+    n_lost, n_bad = rng.integers(0, machine.n_agents, 2).tolist()
+    faults = Faults(
+        float(rng.choice([0, 0.05, 0.3])),
+        errors=[list(ErrorClass)[i] for i in rng.permutation(len(ErrorClass))[:3].tolist()],
+        losses=[(float(rng.uniform(0, 30)), agent) for agent in order[:n_lost]],
+        bad_agents=frozenset(order[::-1][: n_bad // 2]),
+        greedy_tasks=frozenset(np.flatnonzero(rng.random(n_tasks) < 0.1).tolist()),
+    )
+    options = SchedulerOptions(
+        n_retries=int(rng.integers(0, 4)),
+        lookahead_tasks=int(rng.integers(0, 3)),
+        lookahead_s=float(rng.choice([0.0, 0.3, 5.0])),
+    )
+    result = simulate(
+        work,
+        machine,
+        rng=rng,
+        jitter=0.5,
+        faults=faults,
+        options=options,
+        is_checked=True,
+        is_recorded=True,
+    )
+    return n_tasks, result, options
+
+
+def check_quarantines(result: SimulationResult, options: SchedulerOptions) -> int:
+    """Replay a run and check that every task that was given up had its chances; return how many."""
+    scheduler = Scheduler(options=options)
+    failures: dict[int, list[ErrorClass]] = {}
+    n_lost = n = 0
+    for now, event in result.events:
+        n_lost += isinstance(event, m.AgentLost)
+        if isinstance(event, m.TaskFailed):
+            failures.setdefault(event.task, []).append(event.error)
+        for command in scheduler.step(event, now):
+            if isinstance(command, m.Quarantine):
+                n += 1
+                had = failures.get(command.task, [])
+                is_dead = command.error is ErrorClass.CRASHED and n_lost >= options.max_deaths
+                is_worn = len(had) >= max_attempts(command.error, options.n_retries)
+                is_failed = command.error in had[-1:] and is_worn
+                is_oversized = command.error is ErrorClass.RESOURCE and n_lost
+                assert is_dead or is_failed or is_oversized, (command, had)
+    return n
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_everything_is_settled_with_good_reason_under_fire(seed: int) -> None:
+    n_tasks, result, options = under_fire(np.random.default_rng(seed))
+    assert result.n_done + result.n_quarantined == n_tasks
+    assert check_quarantines(result, options) == result.n_quarantined
+    assert result.n_crowded == 0
+    assert result.n_events < 60 * n_tasks + 500
 
 
 def graham_bound_s(total_s: float, longest_s: float, n_slots: int) -> float:

@@ -88,7 +88,7 @@ def test_everything_ends_in_spite_of_faults() -> None:
 
 
 def test_tasks_that_always_fail_are_given_up() -> None:
-    faults = Faults(1.0, error=ErrorClass.TRANSIENT)
+    faults = Faults(1.0)
     result = run(20, 0.5, Machine(3), faults=faults, options=SchedulerOptions(n_retries=1))
     assert (result.n_quarantined, result.n_computed) == (20, 40)
 
@@ -124,3 +124,25 @@ def test_a_hundred_thousand_slots_start_and_end() -> None:
     result = run(2000, 10.0, Machine(500, 200, message_s=1e-3, report_s=0.1), jitter=0.5)
     assert result.n_done == 2000
     assert result.n_events < 4000
+
+
+def test_greedy_tasks_are_done_alone_and_nothing_runs_beside_them() -> None:
+    faults = Faults(greedy_tasks=frozenset(range(0, 300, 10)))
+    machine = Machine(6, 2, message_s=0.01, report_s=0.05, agents_per_host=2)
+    result = run(300, 0.5, machine, jitter=0.5, faults=faults, is_checked=True)
+    assert (result.n_done, result.n_lone, result.n_crowded) == (300, 30, 0)
+    assert result.n_computed == 330
+
+
+def test_a_bad_agent_costs_three_attempts_and_no_task() -> None:
+    faults = Faults(errors=(ErrorClass.UNKNOWN,), bad_agents=frozenset({2}))
+    result = run(300, 0.5, Machine(4, 1), jitter=0.5, faults=faults, is_checked=True)
+    assert (result.n_done, result.n_set_aside) == (300, 1)
+    assert result.n_computed <= 304
+
+
+def test_agents_that_fail_no_more_than_the_others_stay_in_service() -> None:
+    faults = Faults(0.3, errors=(ErrorClass.UNKNOWN,))
+    result = run(3000, 0.5, Machine(8, 2), jitter=0.5, faults=faults)
+    assert result.n_set_aside == 0
+    assert result.efficiency > 0.6

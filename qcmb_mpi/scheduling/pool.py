@@ -1,0 +1,151 @@
+"""What scheduler, supply, custody, lone tasks and trust share: agents, books and the clock's end.
+
+Rules of this file
+------------------
+1. State and plain questions about it; no decision.
+2. ``n_slots`` and ``places`` change only here, with the agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcmb_mpi.scheduling.agents import Agent
+from qcmb_mpi.scheduling.ledger import Ledger
+from qcmb_mpi.scheduling.order import WorkQueue
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """How a scheduler decides.
+
+    Parameters
+    ----------
+    n_retries : int
+        Further attempts for errors that can pass.
+    order : {"lpt", "level"}
+        Longest predicted task first, or lowest stage first.
+    is_stopping_on_failure : bool
+        Drain at the first task that is given up.
+    lookahead_s : float
+        Predicted seconds of unstarted work a slot should have at hand, to hide messages.
+    lookahead_tasks : int
+        Unstarted tasks a slot should have at hand however long they are; 0 together with
+        ``lookahead_s=0`` is plain list scheduling.
+    min_grain_s : float
+        Work that is worth a message: what a slot may have at hand even at the very end.
+    guided_factor : float
+        A slot's lookahead is at most its share of the ready work divided by this.
+    max_tasks_per_slot : int
+        Unstarted tasks a slot may have at hand however short they are.
+    max_deaths : int
+        Agents that may be lost while (possibly) running a task before it is given up.
+    deadline_safety : float
+        Predicted seconds are multiplied by this before they are compared with a deadline.
+    prior_doubt : float
+        A prediction that nothing measured supports is divided by this when a deadline is kept.
+    """
+
+    n_retries: int = 2
+    order: str = "lpt"
+    is_stopping_on_failure: bool = False
+    lookahead_s: float = 0.3
+    lookahead_tasks: int = 1
+    min_grain_s: float = 0.005
+    guided_factor: float = 2.0
+    max_tasks_per_slot: int = 1024
+    max_deaths: int = 3
+    deadline_safety: float = 1.5
+    prior_doubt: float = 10.0
+
+
+@dataclass(slots=True)
+class Pool:
+    """The state that the scheduler's parts share.
+
+    Parameters
+    ----------
+    options : SchedulerOptions
+    agents : dict
+        The living ones, by number, in order of arrival; those set aside are among them.
+    places : dict
+        The same by the host whose memory they share.
+    books, queues : dict
+        Of spaces that are not finished, in order of arrival.
+    lone : dict
+        Tasks (space, id) that must run alone on a host, in order, with where each failed last.
+    deadline_s : float
+        On the clock of ``now``; infinite when there is none.
+    n_slots : int
+        Of all agents in service.
+    largest_bytes : int
+        The most memory that a task of any space so far is predicted to need.
+    """
+
+    options: SchedulerOptions
+    agents: dict[int, Agent] = field(default_factory=dict)
+    places: dict[str, dict[int, Agent]] = field(default_factory=dict)
+    books: dict[int, Ledger] = field(default_factory=dict)
+    queues: dict[int, WorkQueue] = field(default_factory=dict)
+    lone: dict[tuple[int, int], str] = field(default_factory=dict)
+    deadline_s: float = np.inf
+    n_slots: int = 0
+    largest_bytes: int = 0
+
+    @property
+    def is_any_ready(self) -> bool:
+        """Whether a task could be assigned."""
+        return any(book.n_ready for book in self.books.values())
+
+    @property
+    def in_service(self) -> list[Agent]:
+        """The agents that were not set aside."""
+        return [agent for agent in self.agents.values() if not agent.is_aside]
+
+    def left_s(self, now: float) -> float:
+        """Return the longest prediction that still ends before the deadline."""
+        return (self.deadline_s - now) / self.options.deadline_safety
+
+    def remaining_s(self) -> float:
+        """Predict the seconds until everything is settled; infinite without agents."""
+        books = self.books.values()
+        total_s = sum(book.unsettled_s for book in books)
+        if total_s == 0:
+            return 0.0
+        if not self.n_slots:
+            return np.inf
+        longest_s = max(float(b.cost_s[b.n_unsettled_of > 0].max()) for b in books)
+        return max(total_s / self.n_slots, longest_s)
+
+    def has_other(self, avoid: Collection[int], task_bytes: int) -> bool:
+        """Tell whether an agent in service outside ``avoid`` could ever hold a task."""
+        return any(
+            number not in avoid and not agent.is_aside and agent.can_ever_hold(task_bytes)
+            for number, agent in self.agents.items()
+        )
+
+    def add(self, agent: Agent) -> None:
+        """Take in an agent."""
+        self.agents[agent.number] = agent
+        self.places.setdefault(agent.place, {})[agent.number] = agent
+        self.n_slots += agent.n_slots
+
+    def remove(self, agent: Agent) -> None:
+        """Forget an agent."""
+        self.set_aside(agent)
+        del self.agents[agent.number], self.places[agent.place][agent.number]
+        if not self.places[agent.place]:
+            del self.places[agent.place]
+
+    def set_aside(self, agent: Agent) -> None:
+        """Take an agent out of service."""
+        self.n_slots -= 0 if agent.is_aside else agent.n_slots
+        agent.is_aside = True
+
+    def recall(self, agent: Agent) -> None:
+        """Take an agent into service again."""
+        self.n_slots += agent.n_slots if agent.is_aside else 0
+        agent.is_aside = False
