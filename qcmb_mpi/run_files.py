@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,9 +72,13 @@ class Files:
                 raise InputError(option, f"is the same file as {other}", value=str(path))
 
     def set_old_result_aside(self) -> None:
-        """Rename a result of an earlier run, which would look as if it were this one's."""
+        """Rename a result of an earlier run, which would look as if it were this one's.
+
+        Its summary goes: a run that is killed must not seem to be complete.
+        """
         if self.result.exists():
             os.replace(self.result, self._previous)
+        self.summary.unlink(missing_ok=True)
 
     def drop_old_result(self) -> Path | None:
         """Remove what was set aside if the new result is the same; else return where it is."""
@@ -115,9 +120,7 @@ def check_writable(path: Path, field: str) -> None:
         raise InputError(field, "is a directory or a device; a file is needed", value=str(path))
     if not directory.is_dir():
         raise InputError(field, f"directory {directory} does not exist; create it first")
-    probe = directory / f".qcmb-{os.getpid()}.probe"
     try:
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise InputError(field, f"cannot write in {directory}: {error.strerror}") from error

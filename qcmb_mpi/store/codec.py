@@ -73,7 +73,7 @@ class Encoded(NamedTuple):
         host, MPI rank, slot, threads, program, version.
     fields : tuple
         rank, status, kinds, energy, checksum, start_s, seconds, cpu_s, peak_bytes, error class,
-        error type, message, output tail.
+        error type, message, output tail, remedy.
     payloads : tuple of (kind, checksum, data)
         Arrays and record.
     """
@@ -121,14 +121,15 @@ def encode(outcome: Outcome, key: BlockKey, rank: int, driver: str) -> Encoded:
     if failure is not None:
         said = (failure.error_type, failure.message, failure.output_tail)
         texts = (failure.error_class.name, *map(storable_text, said))
-        return Encoded(key, origin, (rank, FAILED, 0, None, None, *times, *texts), ())
+        return Encoded(key, origin, (rank, FAILED, 0, None, None, *times, *texts, None), ())
     energy = _energy(outcome)
     kinds = _kinds(outcome)
     if (energy is None and driver == "energy") or kinds & _NEEDED[driver] != _NEEDED[driver]:
         raise _unfit(outcome, f"has no {driver}")
     checksum = row_checksum(key, rank, energy, kinds)
     payloads = _payloads(outcome, checksum) if kinds else ()
-    fields = (rank, DONE, kinds, energy, checksum, *times, None, None, None, None)
+    remedy = storable_text(outcome.remedy) or None
+    fields = (rank, DONE, kinds, energy, checksum, *times, None, None, None, None, remedy)
     return Encoded(key, origin, fields, payloads)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,12 +21,13 @@ from typing import Any, TypeVar
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.store import tables as schema
-from qcmb_mpi.store.lock import WriterLock, has_posix_locks, lock_path, read_owner
+from qcmb_mpi.store import tally
+from qcmb_mpi.store.lock import LEASE_S, WriterLock, has_posix_locks, lock_path, read_owner
 from qcmb_mpi.store.write import Transaction
 
-_LOG = logging.getLogger(__name__)
 _READ_PATIENCE_S = 30.0
 _READ_PAUSE_S = 0.02
+_COMMIT_S = 2.0
 _CHANGE_COUNTER = 24  # its place in SQLite's file header
 
 T = TypeVar("T")
@@ -48,6 +48,8 @@ class Connection:
         Whether the file system has POSIX locks.
     is_read_only : bool
         Whether this is a reader.
+    has_tally : bool
+        Whether the file has what came with format version 2.
     """
 
     def __init__(
@@ -58,12 +60,15 @@ class Connection:
         lock: WriterLock | None = None,
         has_locks: bool = True,
         is_read_only: bool = False,
+        has_tally: bool = True,
     ) -> None:
         self._db = db
         self._lock = lock
         self._has_locks = has_locks
         self._is_read_only = is_read_only
         self.path = path
+        self.has_tally = has_tally
+        self._identity = None if path is None else _identity(path)
         self.is_open = True
 
     @property
@@ -122,8 +127,7 @@ class Connection:
             raise StoreError(f"{self.name}: was opened to read only")
         give_up_s = time.monotonic() + patience_s
         while True:
-            if self._lock is not None:
-                self._lock.check()
+            self._check_ours()
             try:
                 with Transaction(self._db) as transaction:
                     body(transaction)
@@ -133,10 +137,19 @@ class Connection:
             except sqlite3.Error as error:
                 is_busy = schema.is_busy(error)
                 if is_busy and not patience_s:
-                    _LOG.warning("%s: a reader is in the way; will write later", self.name)
                     return False
                 if not is_busy or time.monotonic() > give_up_s:
                     raise schema.explain(error, self.name) from error
+
+    def _check_ours(self) -> None:
+        """Make sure that what is written is found under the file's name, and by nobody else."""
+        if self._lock is not None:
+            self._lock.check()
+        if self.path is not None and _identity(self.path) != self._identity:
+            raise StoreError(
+                f"{self.path}: was removed or replaced while this run had it open; nothing more "
+                "is written"
+            )
 
     def close(self) -> None:
         """Close the file and release the lock."""
@@ -179,16 +192,19 @@ def open_temporary() -> Connection:
     """
     db = sqlite3.connect("", isolation_level=None)
     schema.create_tables(db)
+    tally.watch(db)
     return Connection(db)
 
 
-def open_writer(path: Path) -> Connection:
+def open_writer(path: Path, *, lease_s: float = LEASE_S) -> Connection:
     """Open or make a store as its one writer, and see that it can be written.
 
     Parameters
     ----------
     path : Path
         The file, without symbolic links.
+    lease_s : float
+        See :meth:`~qcmb_mpi.store.Store.open`.
 
     Returns
     -------
@@ -200,7 +216,7 @@ def open_writer(path: Path) -> Connection:
         See :meth:`~qcmb_mpi.store.Store.open`.
     """
     schema.check_place(path)
-    lock = WriterLock.acquire(path)
+    lock = WriterLock.acquire(path, lease_s=lease_s)
     try:
         if not path.exists() or path.stat().st_size == 0:
             schema.create(path)
@@ -212,20 +228,24 @@ def open_writer(path: Path) -> Connection:
         raise
     try:
         note = json.dumps(lock.owner.since)
-        connection.write(lambda t: t.write_meta({"opened": note}), patience_s=_READ_PATIENCE_S)
+        connection.write(lambda t: t.begin_session(note), patience_s=_READ_PATIENCE_S)
+        with schema.guarded(path):
+            tally.watch(db)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def open_reader(path: Path) -> Connection:
+def open_reader(path: Path, *, lease_s: float = LEASE_S) -> Connection:
     """Open a store to read.
 
     Parameters
     ----------
     path : Path
         The file, without symbolic links.
+    lease_s : float
+        See :meth:`~qcmb_mpi.store.Store.open`.
 
     Returns
     -------
@@ -240,11 +260,14 @@ def open_reader(path: Path) -> Connection:
     if not path.exists():
         raise StoreError(f"{path}: there is no such store")
     schema.check_header(path)
-    _finish_torn_commit(path)
+    _finish_torn_commit(path, lease_s)
+    version = schema.check_header(path)
     with path.open("rb") as file:
         has_locks = has_posix_locks(file.fileno(), fcntl.LOCK_SH)
     db = schema.connect_reader(path, has_locks=has_locks)
-    connection = Connection(db, path=path, has_locks=has_locks, is_read_only=True)
+    connection = Connection(
+        db, path=path, has_locks=has_locks, is_read_only=True, has_tally=version > 1
+    )
     try:
         connection.check_size()
     except BaseException:
@@ -253,18 +276,31 @@ def open_reader(path: Path) -> Connection:
     return connection
 
 
-def _finish_torn_commit(path: Path) -> None:
+def _finish_torn_commit(path: Path, lease_s: float) -> None:
     """Let SQLite undo what a killed writer left half written, which a reader may not."""
-    if not _is_journal_hot(path):
-        return
-    owner = read_owner(lock_path(path))
-    if owner is not None and not owner.is_gone():
+    give_up_s = time.monotonic() + _COMMIT_S
+    while _is_journal_hot(path):
+        owner = read_owner(lock_path(path))
+        if owner is not None and owner.is_near() and not owner.is_gone():
+            return  # SQLite waits for it
+        if owner is None or owner.is_gone() or time.monotonic() > give_up_s:
+            break
+        time.sleep(_READ_PAUSE_S)  # where we cannot see it, it may be in the midst of a commit
+    else:
         return
     try:
-        open_writer(path).close()
+        open_writer(path, lease_s=lease_s).close()
     except StoreError:
         if _is_journal_hot(path):  # else a new writer was faster and did it
             raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_journal_hot(path: Path) -> bool:

@@ -13,39 +13,36 @@ Rules of this file
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import math
 import os
 import time
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.expansion.assembly import ComponentValues
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.store import tables as schema
-from qcmb_mpi.store.codec import BlockKey, Encoded, Ints, encode
+from qcmb_mpi.store.codec import Encoded, Ints
 from qcmb_mpi.store.connection import Connection, open_reader, open_temporary, open_writer
-from qcmb_mpi.store.values import BlockCount, SpaceView, Timeline, count_blocks
+from qcmb_mpi.store.lock import LEASE_S
+from qcmb_mpi.store.overview import BlockCount, Timeline, count_blocks
+from qcmb_mpi.store.spaces import AttachedSpace
+from qcmb_mpi.store.values import SpaceView
 from qcmb_mpi.store.write import Chemistries, Transaction
 
 __all__ = ["BlockCount", "Store", "Timeline"]
 
-_FLUSH_PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Attached:
-    """A task space with the keys, drivers and starts of its blocks."""
-
-    space: TaskSpace
-    keys: tuple[BlockKey, ...]
-    drivers: tuple[str, ...]
-    starts: tuple[int, ...]
+_LOG = logging.getLogger(__name__)
+_FLUSH_PATIENCE_S = 20.0  # less than what makes other ranks take the master for dead
+_NOTE_S = 10.0
+_WAITING_SHARE = 0.8  # of the commit interval; the rest is for the caller's loop and the disk
 
 
 class Store:
@@ -72,10 +69,12 @@ class Store:
         self._commit_interval_s = commit_interval_s
         self._clock = clock
         self._next_commit_s = clock()
-        self._spaces: dict[int, _Attached] = {}
+        self._spaces: dict[int, AttachedSpace] = {}
         self._chemistries: Chemistries = {}
         self._outcomes: list[Encoded] = []
         self._meta: dict[str, str] = {}
+        self._has_failed = False
+        self._next_note_s = -math.inf
 
     @classmethod
     def open(
@@ -84,6 +83,7 @@ class Store:
         *,
         is_read_only: bool = False,
         commit_interval_s: float = 1.0,
+        lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> Store:
         """Open a store, or make one where there is none.
@@ -95,8 +95,12 @@ class Store:
         is_read_only : bool
             Only read. Any number of readers may, also while a writer writes.
         commit_interval_s : float
-            Outcomes wait at most so long for their transaction, given that :meth:`append` or
-            :meth:`commit_if_due` is called; the first after a pause does not wait.
+            An outcome is on the disk at most so long after it was there to be taken, given that
+            :meth:`append` or :meth:`commit_if_due` is called every tenth of that: a commit begins
+            0.8 of it after the last one began. The first outcome after a pause does not wait.
+        lease_s : float
+            How long to watch the lock of a writer on another host, of which nothing else can be
+            known, before it is taken over.
         clock : callable
             Seconds, monotonic.
 
@@ -112,9 +116,9 @@ class Store:
         if path is None:
             connection = open_temporary()
         elif is_read_only:
-            connection = open_reader(Path(path).resolve())
+            connection = open_reader(Path(path).resolve(), lease_s=lease_s)
         else:
-            connection = open_writer(Path(path).resolve())
+            connection = open_writer(Path(path).resolve(), lease_s=lease_s)
         return cls(connection, commit_interval_s=commit_interval_s, clock=clock)
 
     @property
@@ -132,18 +136,8 @@ class Store:
         space : TaskSpace
             The space.
         """
-        chemistries = space.expansion.model_chemistries
-        used = [chemistries[block.model_chemistry] for block in space.blocks]
-        self._spaces[space_id] = _Attached(
-            space,
-            tuple(
-                BlockKey(chemistry.fingerprint, block.n_real, block.n_basis)
-                for chemistry, block in zip(used, space.blocks, strict=True)
-            ),
-            tuple(chemistry.driver for chemistry in used),
-            tuple(block.start for block in space.blocks),
-        )
-        for chemistry in chemistries:
+        self._spaces[space_id] = AttachedSpace.of(space)
+        for chemistry in space.expansion.model_chemistries:
             self._chemistries[chemistry.fingerprint] = chemistry, space.expansion.system
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
@@ -165,7 +159,7 @@ class Store:
         unfit: StoreError | None = None
         for outcome in outcomes:
             try:
-                self._outcomes.append(self._encode(outcome))
+                self._outcomes.append(self._attached(outcome.space).encode(outcome))
             except StoreError as error:
                 unfit = unfit or error
         self.commit_if_due()
@@ -174,19 +168,25 @@ class Store:
 
     def commit_if_due(self) -> None:
         """Commit what has waited for the commit interval; call it now and then from any loop."""
-        if self._has_pending and self._clock() >= self._next_commit_s:
+        if self._clock() >= self._next_commit_s:
             self._commit(patience_s=0.0)
 
     def flush(self) -> None:
         """Commit all that waits, now."""
-        if self._has_pending:
-            self._commit(patience_s=_FLUSH_PATIENCE_S)
+        self._commit(patience_s=_FLUSH_PATIENCE_S)
 
     def close(self) -> None:
-        """Commit, close the file and let the next writer in."""
+        """Commit, close the file and let the next writer in.
+
+        What could not be committed before is tried once more, silently: that was told already.
+        """
         if self._connection.is_open:
             try:
-                self.flush()
+                if self._has_failed:
+                    with contextlib.suppress(StoreError):
+                        self._commit(patience_s=0.0)
+                else:
+                    self.flush()
             finally:
                 self._connection.close()
 
@@ -218,7 +218,24 @@ class Store:
         """
         return self._view(space_id).done(with_records=with_records)
 
-    def values(self, space_id: int) -> ComponentValues:
+    def remedied(self, space_id: int, *, with_records: bool = False) -> Counter[str]:
+        """Count the done tasks of a space that converged only by a remedy, by remedy.
+
+        Parameters
+        ----------
+        space_id : int
+            An attached space.
+        with_records : bool
+            See :meth:`done`.
+
+        Returns
+        -------
+        Counter
+            Tasks by :attr:`~qcmb_mpi.execution.outcome.Outcome.remedy`.
+        """
+        return self._view(space_id).remedied(with_records=with_records)
+
+    def values(self, space_id: int) -> SpaceView:
         """Give the results of a space to assembly.
 
         Parameters
@@ -228,8 +245,9 @@ class Store:
 
         Returns
         -------
-        ComponentValues
-            Reads from this store when asked; raises StoreError for what is missing or damaged.
+        SpaceView
+            What assembly reads. Reads from this store when asked; raises StoreError for what is
+            missing or damaged.
         """
         return self._view(space_id)
 
@@ -339,32 +357,32 @@ class Store:
         self._meta.update({key: json.dumps(value) for key, value in values.items()})
         self.commit_if_due()
 
-    @property
-    def _has_pending(self) -> bool:
-        return bool(self._outcomes or self._meta)
-
-    def _encode(self, outcome: Outcome) -> Encoded:
-        attached = self._attached(outcome.space)
-        if not 0 <= outcome.task < attached.space.n_tasks:
-            raise StoreError(f"space {outcome.space} has no task {outcome.task}")
-        index = bisect_right(attached.starts, outcome.task) - 1
-        rank = int(outcome.task) - attached.starts[index]
-        return encode(outcome, attached.keys[index], rank, attached.drivers[index])
-
     def _commit(self, *, patience_s: float) -> None:
-        outcomes, meta = tuple(self._outcomes), dict(self._meta)
+        began_s, outcomes, meta = self._clock(), tuple(self._outcomes), dict(self._meta)
+        if not outcomes and not meta:
+            return
 
         def write(transaction: Transaction) -> None:
             transaction.write_outcomes(outcomes, self._chemistries)
             transaction.write_meta(meta)
 
-        is_written = self._connection.write(write, patience_s=patience_s)
-        self._next_commit_s = self._clock() + self._commit_interval_s
+        try:
+            is_written = self._connection.write(write, patience_s=patience_s)
+        except StoreError as error:
+            self._has_failed = True
+            raise StoreError(f"{error} ({len(outcomes)} results are not in it)") from error
+        ended_s, interval_s = self._clock(), self._commit_interval_s
+        # A disk that is slower than the interval must not keep the master from the run.
+        pause_s = min(ended_s - began_s, interval_s)
+        self._next_commit_s = max(began_s + _WAITING_SHARE * interval_s, ended_s + pause_s)
         if is_written:
             self._outcomes.clear()
             self._meta.clear()
+        elif ended_s >= self._next_note_s:
+            self._next_note_s = ended_s + _NOTE_S
+            _LOG.warning("%s: a reader is in the way; %d results wait", self.path, len(outcomes))
 
-    def _attached(self, space_id: int) -> _Attached:
+    def _attached(self, space_id: int) -> AttachedSpace:
         if space_id not in self._spaces:
             raise StoreError(f"task space {space_id} is not attached to the store")
         return self._spaces[space_id]
@@ -372,6 +390,7 @@ class Store:
     def _view(self, space_id: int) -> SpaceView:
         self.flush()
         attached = self._attached(space_id)
+        file = self._connection
         return SpaceView(
-            self._connection.query, self._connection.name, attached.space, attached.keys
+            file.query, file.name, attached.space, attached.keys, has_tally=file.has_tally
         )

@@ -20,11 +20,17 @@ from typing import Any
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.store import tables as schema
+from qcmb_mpi.store import tally
 from qcmb_mpi.store.codec import BlockKey, payload_checksum, row_checksum
 from qcmb_mpi.store.lock import WriterLock
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_KEY = 2**62
+_DICTIONARIES = {
+    "specification": "id, fingerprint, program, method, basis, driver, label, input",
+    "origin": "id, host, mpi_rank, slot, n_threads, program, version",
+    "block": "id, specification, n_real, n_basis",
+}
 
 Row = tuple[Any, ...]
 
@@ -55,7 +61,7 @@ def salvage(path: str | os.PathLike[str]) -> int:
         raise StoreError(f"{store}: there is no such store")
     lock = WriterLock.acquire(store)
     try:
-        schema.check_header(store)
+        schema.check_header(store, is_repaired=True)
         with schema.guarded(store):
             n_kept = _salvage(store)
     except OSError as error:
@@ -118,9 +124,9 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     except sqlite3.DatabaseError:
         return 0  # not even the list of tables is left
     target.execute("BEGIN")
-    for table in ("specification", "origin", "block"):
-        sql = f"SELECT * FROM {table} WHERE id >= ? ORDER BY id"
-        _insert(target, table, list(_readable(source, sql, ())))
+    for table, names in _DICTIONARIES.items():
+        sql = f"SELECT {names} FROM {table} WHERE id >= ? ORDER BY id"
+        _insert(target, f"{table} ({names})", list(_readable(source, sql, ())))
     sql = "SELECT key, value FROM meta"
     try:
         _insert(target, "meta", source.execute(sql).fetchall())
@@ -134,6 +140,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     n_kept = 0
     for block, *key in target.execute(sql).fetchall():
         n_kept += _copy_block(source, target, block, BlockKey(*key))
+    tally.rebuild(target)
     target.execute("COMMIT")
     return n_kept
 
@@ -141,13 +148,14 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
 def _copy_block(
     source: sqlite3.Connection, target: sqlite3.Connection, block: int, key: BlockKey
 ) -> int:
-    names = "rank, block, status, kinds, energy, checksum, attempts, origin, start_s, seconds, "
-    names += "cpu_s, peak_bytes"
-    sql = f"SELECT {names} FROM component WHERE block = ? AND rank >= ? ORDER BY rank"
+    names = "rank, block, status, kinds, energy, checksum, attempts, origin, remedy, start_s, "
+    names += "seconds, cpu_s, peak_bytes"
+    asked = names if _has_remedies(source) else names.replace("remedy", "NULL")
+    sql = f"SELECT {asked} FROM component WHERE block = ? AND rank >= ? ORDER BY rank"
     origins = {row[0] for row in target.execute("SELECT id FROM origin")}
     n_kept = 0
     for row in _readable(source, sql, (block,)):
-        rank, _, status, kinds, energy, checksum, attempts, origin, *times = row
+        rank, _, status, kinds, energy, checksum, attempts, origin, remedy, *times = row
         if status != schema.DONE or not _is_whole(key, rank, energy, kinds, checksum):
             continue
         payloads = _payloads(source, block, rank, kinds, checksum)
@@ -155,11 +163,21 @@ def _copy_block(
             continue
         times = [value if isinstance(value, int | float) else 0 for value in times]
         attempts = attempts if isinstance(attempts, int) else 1
-        kept = (rank, block, status, kinds, energy, checksum, attempts, origin, *times)
+        remedy = remedy if isinstance(remedy, str) else None
+        kept = (rank, block, status, kinds, energy, checksum, attempts, origin, remedy, *times)
         _insert(target, f"component ({names})", [kept])
         _insert(target, "payload (block, rank, kind, checksum, data)", payloads)
         n_kept += 1
     return n_kept
+
+
+def _has_remedies(source: sqlite3.Connection) -> bool:
+    """Tell whether the file is of format version 2 or later, whatever its header says."""
+    try:
+        source.execute("SELECT remedy FROM component LIMIT 0")
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 def _is_whole(key: BlockKey, rank: Any, energy: Any, kinds: Any, checksum: Any) -> bool:

@@ -11,6 +11,7 @@ Rules of this file
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import struct
 import zlib
@@ -22,12 +23,12 @@ from urllib.parse import quote
 from qcmb_mpi.errors import StoreError
 
 APPLICATION_ID = 0x51434D42  # "QCMB"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 DONE, FAILED = 0, 1  # component.status
 GRADIENT, HESSIAN, RECORD = 1, 2, 4  # payload.kind; component.kinds is their sum
 
-TABLES = """
+_MAIN_TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE specification (
     id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, program TEXT NOT NULL,
@@ -36,6 +37,7 @@ CREATE TABLE specification (
 CREATE TABLE block (
     id INTEGER PRIMARY KEY, specification INTEGER NOT NULL REFERENCES specification,
     n_real INTEGER NOT NULL, n_basis INTEGER NOT NULL,
+    n_done INTEGER NOT NULL DEFAULT 0, checksums INTEGER NOT NULL DEFAULT 0,
     UNIQUE (specification, n_real, n_basis));
 CREATE TABLE origin (
     id INTEGER PRIMARY KEY, host TEXT NOT NULL, mpi_rank INTEGER NOT NULL,
@@ -46,23 +48,37 @@ CREATE TABLE component (
     kinds INTEGER NOT NULL, energy REAL, checksum INTEGER, attempts INTEGER NOT NULL,
     origin INTEGER NOT NULL REFERENCES origin, start_s REAL, seconds REAL, cpu_s REAL,
     peak_bytes INTEGER, error_class TEXT, error_type TEXT, message TEXT, output_tail TEXT,
-    PRIMARY KEY (block, rank)) WITHOUT ROWID;
+    remedy TEXT, PRIMARY KEY (block, rank)) WITHOUT ROWID;
 CREATE TABLE payload (
     block INTEGER NOT NULL, rank INTEGER NOT NULL, kind INTEGER NOT NULL,
     checksum INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE (block, kind, rank));
+"""
+_REMEDIED = """
+CREATE INDEX remedied ON component (block, remedy) WHERE remedy IS NOT NULL;
+"""
+_VIEW = """
 CREATE VIEW result AS
     SELECT s.label, s.program, s.method, s.basis, s.driver, b.n_real, b.n_basis, c.rank,
         CASE c.status WHEN 0 THEN 'done' ELSE 'failed' END AS status, c.energy, c.attempts,
         o.host, o.mpi_rank, o.slot, o.n_threads, o.version,
         datetime(c.start_s, 'unixepoch') AS started, c.seconds, c.cpu_s, c.peak_bytes,
-        c.error_type, c.message
+        c.error_type, c.message, c.remedy
     FROM component c JOIN block b ON b.id = c.block
         JOIN specification s ON s.id = b.specification JOIN origin o ON o.id = c.origin;
 """
+TABLES = _MAIN_TABLES + _REMEDIED + _VIEW
+UPGRADE_FROM_1 = (
+    "ALTER TABLE block ADD COLUMN n_done INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE block ADD COLUMN checksums INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE component ADD COLUMN remedy TEXT",
+    _REMEDIED,
+    "DROP VIEW result",
+    _VIEW,
+)
 
 _MAGIC = b"SQLite format 3\0"
 _CHECKED_WHOLE_BYTES = 256 * 2**20
-_WRITER_PATIENCE_S = 1.0
+_WRITER_PATIENCE_S = 0.25  # it waits while the master could work; readers hold on for less
 _READER_PATIENCE_S = 30.0
 
 # What makes a stored value undecodable, besides sqlite3's own errors.
@@ -85,8 +101,8 @@ def damaged(path: object, what: str) -> StoreError:
     """
     return StoreError(
         f"{path}: the store is damaged ({what}). To keep every result that is still whole, run "
-        f'`python -c "from qcmb_mpi.store import salvage; salvage({str(path)!r})"`; to start '
-        "over, move the file away. Then run the same command again."
+        f"`python -m qcmb_mpi repair {shlex.quote(str(path))}`; to start over, move the file away. "
+        "Then run the same command again."
     )
 
 
@@ -106,12 +122,13 @@ def explain(error: sqlite3.Error, path: object) -> StoreError:
     """
     text = str(error)
     advice = {
-        "full": "the disk is full; make room and run the same command again: what was committed "
-        "is safe",
+        "full": "the disk is full; make room, or move the store and name it by --store PATH, then "
+        "run the same command again: what was committed is safe",
         "readonly": "cannot be written: the file, its directory or the file system is read-only",
         "unable to open": "cannot be opened: is the directory there, and may you write in it?",
-        "disk I/O": "the file system failed (quota, network or hardware); what was committed is "
-        "safe: run the same command again when it works",
+        "disk I/O": "the file system refused (quota, largest file size, network or hardware); make "
+        "room, or move the store and name it by --store PATH, then run the same command again: "
+        "what was committed is safe",
         "is locked": "is kept busy by another program that reads it; close that and run the same "
         "command again",
     }
@@ -161,13 +178,20 @@ def check_place(path: Path) -> None:
         )
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path, *, is_repaired: bool = False) -> int:
     """Refuse a file that is foreign or newer than this program, before SQLite touches it.
 
     Parameters
     ----------
     path : Path
         An existing file with at least one byte.
+    is_repaired : bool
+        Whether this is to repair it, so that damage is no reason to refuse.
+
+    Returns
+    -------
+    int
+        Its format version.
 
     Raises
     ------
@@ -192,8 +216,9 @@ def check_header(path: Path) -> None:
             f"{path}: has store format version {version}, this qcmb_mpi knows up to "
             f"{FORMAT_VERSION}; it was left as it is; use a newer qcmb_mpi or another --store PATH"
         )
-    if version < 1:
+    if version < 1 and not is_repaired:
         raise damaged(path, f"format version {version}")
+    return int(version)
 
 
 def create(path: Path) -> None:
@@ -213,6 +238,8 @@ def create(path: Path) -> None:
     journal_of(path).unlink(missing_ok=True)
     new = path.with_name(f"{path.name}.new-{os.getpid()}")
     try:
+        for leftover in (new, journal_of(new)):  # of a killed process that had our number
+            leftover.unlink(missing_ok=True)
         with guarded(path), closing(sqlite3.connect(new, isolation_level=None)) as db:
             create_tables(db)
         os.replace(new, path)
@@ -226,8 +253,8 @@ def create(path: Path) -> None:
 def create_tables(db: sqlite3.Connection) -> None:
     """Fill an empty database with the tables of this format."""
     db.executescript(
-        f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; "
-        f"PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+        f"BEGIN; {TABLES} INSERT INTO meta VALUES ('tally', '0'); "
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
     )
 
 

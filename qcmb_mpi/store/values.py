@@ -5,13 +5,14 @@ Rules of this file
 1. Everything comes in canonical order, by block and rank, in pages: a read lock is held for
    milliseconds and memory stays bounded whatever the size of the store.
 2. Each number is checked against its checksum before anyone sees it.
+3. Whoever reads all of a block is told if rows of it are out of sight.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure
 from qcmb_mpi.expansion.plan import Block, TaskSpace
+from qcmb_mpi.store import tally
 from qcmb_mpi.store.codec import (
     KINDS,
     BlockKey,
@@ -30,19 +32,13 @@ from qcmb_mpi.store.codec import (
     decode_rows,
     payload_checksum,
 )
+from qcmb_mpi.store.overview import Query, Row, Timeline
 from qcmb_mpi.store.tables import DONE, FAILED, RECORD, damaged, guarded
-
-Row = tuple[Any, ...]
-Query = Callable[[str, tuple[object, ...]], list[Row]]
 
 _PAGE_ROWS = 4096
 _PAGE_BYTES = 8 * 2**20
 _PAGE_BLOBS = 4096
 
-_BLOCK = (
-    "SELECT b.id FROM block b JOIN specification s ON s.id = b.specification "
-    "WHERE s.fingerprint = ? AND b.n_real = ? AND b.n_basis = ?"
-)
 _DONE = (
     "SELECT rank, energy, kinds, checksum FROM component "
     f"WHERE block = ? AND status = {DONE} AND rank > ? ORDER BY rank LIMIT ?"
@@ -51,6 +47,12 @@ _BLOBS = (
     "SELECT p.rank, p.data, p.checksum, c.checksum FROM payload p "
     "JOIN component c ON c.block = p.block AND c.rank = p.rank "
     "WHERE p.block = ? AND p.kind = {kind} AND p.rank > ? ORDER BY p.rank LIMIT ?"
+)
+_RANKS = 2**32  # ranks are summed modulo this
+_PAYLOADS = f"SELECT count(*), sum(rank & {_RANKS - 1}) FROM payload WHERE block = ? AND kind = ?"
+_REMEDIED = (
+    "SELECT remedy, count(*) FROM component INDEXED BY remedied WHERE block = ? AND "
+    f"remedy IS NOT NULL AND status = {DONE} AND kinds & ?2 = ?2 GROUP BY remedy"
 )
 _FAILED = (
     "SELECT rank, error_class, error_type, message, output_tail, attempts FROM component "
@@ -62,74 +64,6 @@ _TIMES = (
     "SELECT rank, start_s, seconds, cpu_s, peak_bytes, origin, status, attempts FROM component "
     "WHERE block = ? AND rank > ? ORDER BY rank LIMIT ?"
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Timeline:
-    """When and where the tasks of a space ran; arrays of equal length, by task id.
-
-    Parameters
-    ----------
-    tasks : int64[m]
-        Task ids of all that have a row, done or failed.
-    start_s : float64[m]
-        Start of the last attempt, seconds since the epoch; NaN if unknown.
-    seconds, cpu_s : float64[m]
-        Wall and processor time of that attempt.
-    peak_bytes : int64[m]
-        Peak memory, 0 if unknown.
-    rank, slot, n_threads : int64[m]
-        Where it ran and how wide.
-    host, program, version : str[m]
-        Host and provenance.
-    is_done : bool[m]
-        Done, else failed.
-    attempts : int64[m]
-        Attempts so far, over all runs.
-    """
-
-    tasks: Ints
-    start_s: Floats
-    seconds: Floats
-    cpu_s: Floats
-    peak_bytes: Ints
-    rank: Ints
-    slot: Ints
-    n_threads: Ints
-    host: NDArray[np.str_]
-    program: NDArray[np.str_]
-    version: NDArray[np.str_]
-    is_done: NDArray[np.bool_]
-    attempts: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class BlockCount:
-    """How much of one block a store has, without the task space.
-
-    Parameters
-    ----------
-    program, method, driver : str
-        What runs.
-    basis : str or None
-        Basis set, where the model has one.
-    n_real, n_basis : int
-        Real and basis fragments.
-    n_done, n_failed : int
-        Tasks.
-    seconds : float
-        Wall time of the last attempt at each, summed.
-    """
-
-    program: str
-    method: str
-    basis: str | None
-    driver: str
-    n_real: int
-    n_basis: int
-    n_done: int
-    n_failed: int
-    seconds: float
 
 
 class SpaceView:
@@ -145,10 +79,21 @@ class SpaceView:
         The space.
     keys : sequence of BlockKey
         Of its blocks.
+    has_tally : bool
+        Whether the file has what came with format version 2.
     """
 
-    def __init__(self, query: Query, path: str, space: TaskSpace, keys: Sequence[BlockKey]) -> None:
+    def __init__(
+        self,
+        query: Query,
+        path: str,
+        space: TaskSpace,
+        keys: Sequence[BlockKey],
+        *,
+        has_tally: bool = True,
+    ) -> None:
         self._query = query
+        self._has_tally = has_tally
         self._path = path
         self.space = space
         self._keys = dict(zip(space.blocks, keys, strict=True))
@@ -157,10 +102,23 @@ class SpaceView:
         """Find the tasks that are done, ascending; see :meth:`Store.done`."""
         parts = [np.empty(0, dtype=np.int64)]
         for block in self.space.blocks:
-            for ranks, _, kinds in self._done_rows(block):
+            listed = self._listed(block)
+            pages = list(self._done_rows(block))
+            if pages:
+                ranks, _, kinds = (np.concatenate(part) for part in zip(*pages, strict=True))
+                self._check_payloads(block, listed, ranks, kinds)
                 has_record = (kinds & RECORD) == RECORD
                 parts.append(block.start + (ranks[has_record] if with_records else ranks))
         return np.concatenate(parts)
+
+    def remedied(self, *, with_records: bool) -> Counter[str]:
+        """Count done tasks by their remedy; see :meth:`Store.remedied`."""
+        found: Counter[str] = Counter()
+        for block in self.space.blocks if self._has_tally else ():
+            rows = self._query(_REMEDIED, (self.block_id(block), RECORD * with_records))
+            with guarded(self._path):
+                found.update({str(remedy): int(count) for remedy, count in rows})
+        return found
 
     @property
     def properties(self) -> frozenset[str]:
@@ -168,13 +126,15 @@ class SpaceView:
         names = ("energy", "gradient", "hessian") if self.space.n_tasks else ("energy",)
         return frozenset(n for n in names if all(self._have(b, n) for b in self.space.blocks))
 
-    def energies(self, block: Block) -> Floats:
+    def energies(self, block: Block, *, allow_missing: bool = False) -> Floats:
         """Read the energies of a block, by rank.
 
         Parameters
         ----------
         block : Block
             A block of the space.
+        allow_missing : bool
+            Give NaN for what is missing.
 
         Returns
         -------
@@ -184,13 +144,13 @@ class SpaceView:
         Raises
         ------
         StoreError
-            If one is missing or damaged.
+            If one is damaged, or missing and that is not allowed.
         """
         energies = np.full(block.n_tasks, np.nan)
         for ranks, values, _ in self._done_rows(block):
             energies[ranks] = values
         n_missing = int(np.isnan(energies).sum())
-        if n_missing:
+        if n_missing and not allow_missing:
             raise self._incomplete(block, n_missing)
         return energies
 
@@ -226,6 +186,8 @@ class SpaceView:
             n_read += len(ranks)
             yield ranks, arrays
         if n_read < block.n_tasks:
+            if self._have(block, name):
+                raise damaged(self._path, f"some {name}s are out of sight")
             raise self._incomplete(block, block.n_tasks - n_read)
 
     def records(self) -> Iterator[tuple[int, bytes]]:
@@ -289,9 +251,13 @@ class SpaceView:
 
     def block_id(self, block: Block) -> int | None:
         """Find the number of a block in the file; None if nothing of it was ever written."""
+        listed = self._listed(block)
+        return None if listed is None else listed.id
+
+    def _listed(self, block: Block) -> tally.Listed | None:
         key = self._keys[block]
-        rows = self._query(_BLOCK, (key.fingerprint, key.n_real, key.n_basis))
-        return int(rows[0][0]) if rows else None
+        listed = tally.blocks(self._query, self._path, has_tally=self._has_tally)
+        return listed.get((key.fingerprint, key.n_real, key.n_basis))
 
     def _have(self, block: Block, name: str) -> bool:
         """Tell whether all tasks of a block are done with a property."""
@@ -301,14 +267,35 @@ class SpaceView:
         return bool(rows[0][0] == block.n_tasks)
 
     def _done_rows(self, block: Block) -> Iterator[tuple[Ints, Floats, Ints]]:
-        """Yield ranks, energies and kinds of done rows that are whole; refuse any that is not."""
+        """Yield ranks, energies and kinds of done rows; refuse if one is not whole, or missing."""
+        listed, seen = self._listed(block), tally.Tally(0, 0)
         for rows in self._pages(_DONE, block):
             with guarded(self._path):
                 ranks, energies, kinds, is_whole = decode_rows(self._keys[block], rows)
+                seen = seen.plus([row[3] for row in rows])
             n_bad = int((~is_whole).sum())
             if n_bad or ranks[-1] >= block.n_tasks or not (np.diff(ranks) > 0).all():
                 raise damaged(self._path, f"{n_bad} results fail their checksum or are misplaced")
             yield ranks, energies, kinds
+        if listed is not None and listed.tally not in (None, seen):
+            self._refuse(block, listed, f"{seen.n_done} results are in sight, not all of them")
+
+    def _check_payloads(
+        self, block: Block, listed: tally.Listed | None, ranks: Ints, kinds: Ints
+    ) -> None:
+        """Refuse if an array or record of a done row is out of sight."""
+        if listed is None or listed.tally is None:
+            return
+        for name, kind in KINDS.items():
+            wanted = ranks[(kinds & kind) == kind] % _RANKS
+            expected = (len(wanted), int(wanted.sum()))
+            if len(wanted) and self._query(_PAYLOADS, (listed.id, kind))[0] != expected:
+                self._refuse(block, listed, f"not every {name} is in sight")
+
+    def _refuse(self, block: Block, listed: tally.Listed, what: str) -> None:
+        """Call the file damaged, unless a writer committed since its tally was read."""
+        if self._listed(block) == listed:
+            raise damaged(self._path, what)
 
     def _blobs(self, block: Block, kind: int) -> Iterator[list[Row]]:
         """Yield pages of whole payloads of about equal size in memory."""
@@ -346,17 +333,6 @@ class SpaceView:
             f"{self._path}: {n_missing} of {block.n_tasks} results of {label} with {block.n_real} "
             f"real and {block.n_basis} basis fragments are missing; run the same command again"
         )
-
-
-def count_blocks(query: Query) -> list[BlockCount]:
-    """Count the rows of each block; see :meth:`Store.counts`."""
-    sql = (
-        "SELECT s.program, s.method, s.basis, s.driver, b.n_real, b.n_basis, "
-        f"sum(c.status = {DONE}), sum(c.status = {FAILED}), total(c.seconds) "
-        "FROM component c JOIN block b ON b.id = c.block JOIN specification s "
-        "ON s.id = b.specification GROUP BY c.block ORDER BY s.id, b.n_basis, b.n_real"
-    )
-    return [BlockCount(*row) for row in query(sql, ())]
 
 
 def _columns(rows: Sequence[Row], types: Sequence[str]) -> list[NDArray[Any]]:

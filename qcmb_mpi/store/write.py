@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qcmb_mpi.expansion.system import ModelChemistry, System
+from qcmb_mpi.store import tally
 from qcmb_mpi.store.codec import BlockKey, Encoded, Origin, storable_text
 from qcmb_mpi.store.tables import DONE
 
@@ -25,7 +26,7 @@ Chemistries = dict[str, tuple[ModelChemistry, System]]
 
 _COLUMNS = (
     "block, origin, rank, status, kinds, energy, checksum, start_s, seconds, cpu_s, peak_bytes, "
-    "error_class, error_type, message, output_tail, attempts"
+    "error_class, error_type, message, output_tail, remedy, attempts"
 )
 _REPLACED = ", ".join(
     f"{name} = excluded.{name}"
@@ -33,7 +34,7 @@ _REPLACED = ", ".join(
     if name not in ("block", "rank", "attempts")
 )
 _INSERT = (
-    f"INSERT INTO component ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1) "
+    f"INSERT INTO component ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1) "
     f"ON CONFLICT (block, rank) DO UPDATE SET {_REPLACED}, attempts = component.attempts + 1 "
     f"WHERE component.status <> {DONE} OR (excluded.status = {DONE} AND "
     "component.kinds <> excluded.kinds AND component.kinds & excluded.kinds = component.kinds)"
@@ -109,8 +110,14 @@ class Transaction:
         """Write entries of the meta table, JSON each."""
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", values.items())
 
+    def begin_session(self, note: str) -> None:
+        """Note since when there is a writer; bring an older file to this format version."""
+        tally.upgrade(self._db)
+        self.write_meta({"opened": note})
+
     def forget(self, block: int) -> None:
         """Delete all rows of a block."""
+        self._db.execute("UPDATE block SET n_done = 0, checksums = 0 WHERE id = ?", (block,))
         self._db.execute("DELETE FROM payload WHERE block = ?", (block,))
         self._db.execute("DELETE FROM component WHERE block = ?", (block,))
 
@@ -119,7 +126,12 @@ class Transaction:
         if known is None:
             columns = _specification(*chemistries[key.fingerprint])
             known = self._insert("specification", tuple(columns), tuple(columns.values()))
-        return self._intern("block", _BLOCK, (known, key.n_real, key.n_basis))
+        values = known, key.n_real, key.n_basis
+        block = self._find("block", _BLOCK, values)
+        if block is None:
+            block = self._insert("block", _BLOCK, values)
+            tally.note_blocks(self._db)
+        return block
 
     def _intern(self, table: str, names: Sequence[str], values: Sequence[object]) -> int:
         known = self._find(table, names, values)

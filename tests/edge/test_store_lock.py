@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from qcmb_mpi.errors import StoreError
 from qcmb_mpi.store import Store
 from qcmb_mpi.store import connection as store_connection
 from qcmb_mpi.store import lock as store_lock
+from qcmb_mpi.store import owner as store_owner
 from tests.edge.store_cases import (
     committed,
     energy_of,
@@ -29,6 +31,7 @@ from tests.edge.store_cases import (
     make_outcome,
     make_space,
 )
+from tests.launch.jobs import wait_until
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_a_second_writer_is_refused_by_name(path: Path, store: Store) -> None:
 
 def change_lock(path: Path, **changes: object) -> Path:
     lock = store_lock.lock_path(path)
-    owner = dataclasses.asdict(store_lock._this_process())
+    owner = dataclasses.asdict(store_owner.this_process())
     lock.write_text(json.dumps(owner | changes))
     return lock
 
@@ -87,7 +90,7 @@ def test_a_process_number_in_use_again_is_not_the_owner(path: Path) -> None:
 def test_a_zombie_is_dead(path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, not reaped
-    started = store_lock._process_start(process.pid)
+    started = store_owner.process_start(process.pid)
     change_lock(path, pid=process.pid, process_start=started)
     Store.open(path).close()
     process.wait()
@@ -105,36 +108,18 @@ def test_a_process_that_cannot_be_looked_at_is_alive(
         Store.open(path)
 
 
-@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
-def test_a_lock_that_cannot_be_judged_is_respected(path: Path, changes: dict[str, str]) -> None:
-    lock = change_lock(path, pid=dead_pid(), **changes)
-    with pytest.raises(StoreError, match=f"cannot be seen from .* delete {lock}"):
-        Store.open(path)
-    lock.unlink()
-    Store.open(path).close()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "a"}', '"text"'])
-def test_a_lock_without_an_owner_is_respected(path: Path, text: str) -> None:
-    lock = store_lock.lock_path(path)
-    lock.write_text(text)
-    with pytest.raises(StoreError, match=r"names no owner; .* delete that file"):
-        Store.open(path)
-    assert lock.read_text() == text
-
-
 def test_a_lock_released_while_looked_at_is_free(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = change_lock(path)
-    read = store_lock.read_owner
+    look = store_lock.look
 
-    def release_first(place: Path) -> store_lock.Owner | None:
-        monkeypatch.setattr(store_lock, "read_owner", read)
+    def release_first(place: Path) -> store_lock.Sight | None:
+        monkeypatch.setattr(store_lock, "look", look)
         lock.unlink()
-        return read(place)
+        return look(place)
 
-    monkeypatch.setattr(store_lock, "read_owner", release_first)
+    monkeypatch.setattr(store_lock, "look", release_first)
     Store.open(path).close()
 
 
@@ -159,7 +144,7 @@ def test_opening_gives_up_when_locks_come_and_go(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_lock(path)
-    monkeypatch.setattr(store_lock, "_remove_stale", lambda store, lock: None)
+    monkeypatch.setattr(store_lock, "_remove_stale", lambda store, lock, lease_s: None)
     with pytest.raises(StoreError, match="other processes are opening it"):
         Store.open(path)
 
@@ -169,10 +154,9 @@ def test_a_writer_whose_lock_is_gone_writes_no_more(path: Path) -> None:
     store = Store.open(path)
     store.attach(0, space)
     lock = change_lock(path, host="thief", pid=5)
-    with pytest.raises(StoreError, match=r"taken by another writer .process 5 on thief"):
+    with pytest.raises(StoreError, match=r"taken by another writer, process 5 on thief"):
         store.append([make_outcome(space, 0)])
-    with pytest.raises(StoreError, match="nothing more is written"):
-        store.close()
+    store.close()
     assert lock.exists()
     lock.unlink()
     assert committed(path, space) == []
@@ -185,18 +169,214 @@ def test_a_vanished_directory_is_noticed(tmp_path: Path) -> None:
     store = Store.open(place / "s.sqlite")
     store.attach(0, space)
     os.rename(place, tmp_path / "gone")
-    with pytest.raises(StoreError, match="lock was removed"):
+    with pytest.raises(StoreError, match=r"lock was removed; .* .1 results are not in it"):
         store.append([make_outcome(space, 0)])
-    with pytest.raises(StoreError):
-        store.close()
+    store.close()
 
 
-def test_a_commit_shows_that_the_writer_lives(path: Path) -> None:
-    with Store.open(path, commit_interval_s=0.0) as store:
-        lock = store_lock.lock_path(path)
-        os.utime(lock, (1.0, 1.0))
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_vanished_store_is_noticed(path: Path, is_replaced: bool) -> None:
+    space = make_space()
+    store = Store.open(path, commit_interval_s=0.0)
+    store.attach(0, space)
+    store.append([make_outcome(space, 0)])
+    path.rename(path.with_name("gone"))
+    if is_replaced:
+        path.write_bytes(path.with_name("gone").read_bytes())
+    with pytest.raises(StoreError, match="was removed or replaced while this run had it open"):
+        store.append([make_outcome(space, 1)])
+    store.close()
+    assert committed(path.with_name("gone"), space) == [0]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        ["gone", *([path.name] if is_replaced else [])]
+    )
+
+
+# ------------------------------------------------------------------------------- leases
+
+ELSEWHERE = [{"host": "elsewhere"}, {"namespace": "pid:[1]"}]
+
+
+@pytest.mark.parametrize("changes", ELSEWHERE)
+def test_a_lock_from_elsewhere_that_shows_no_life_is_taken_over(
+    path: Path, changes: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    change_lock(path, pid=12, **changes)
+    with caplog.at_level(logging.WARNING), Store.open(path, lease_s=0.2) as store:
         store.set_meta({"a": 1})
-        assert lock.stat().st_mtime > 1e9
+    host = changes.get("host", socket.gethostname())
+    told = [record.getMessage() for record in caplog.records]
+    assert f"locked by process 12 on {host} since 20" in told[0]
+    assert "no sign of life for 0 s" in told[0]
+    assert len(told) > 2
+    assert f"took over from process 12 on {host} since" in told[-1]
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
+
+
+@pytest.mark.parametrize("changes", ELSEWHERE)
+def test_a_lock_from_elsewhere_that_is_touched_is_respected_at_once(
+    path: Path, changes: dict[str, str]
+) -> None:
+    lock = change_lock(path, pid=12, **changes)
+    os.utime(lock, (1.0, 1.0))  # whatever the clocks of other hosts say
+    is_over = threading.Event()
+
+    def live() -> None:
+        moment_s = 2.0
+        while not is_over.wait(0.02):
+            os.utime(lock, (moment_s, moment_s))
+            moment_s += 1.0
+
+    owner = threading.Thread(target=live)
+    owner.start()
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(StoreError, match=r"is being written by process 12 on .* is alive"):
+            Store.open(path, lease_s=600.0 / 15)  # looks about once a second
+    finally:
+        is_over.set()
+        owner.join()
+    assert time.monotonic() - began_s < 600.0 / 15
+    assert json.loads(lock.read_text())["pid"] == 12
+
+
+def test_a_lock_from_elsewhere_that_is_released_while_watched_is_free(path: Path) -> None:
+    lock = change_lock(path, host="elsewhere")
+    release = threading.Timer(0.1, lock.unlink)
+    release.start()
+    Store.open(path, lease_s=30.0).close()
+    release.join()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"host": "a"}', '"text"', "[" * 100_000, "\x00\x01"]
+    + [json.dumps(dataclasses.asdict(store_owner.this_process()) | wrong) for wrong in (
+        {"pid": "12"}, {"pid": -1}, {"pid": 2**40}, {"pid": True}, {"host": 3}, {"since": None},
+        {"n_restarts": "many"}, {"more": 1},
+    )],
+    ids=lambda text: text[-20:],
+)  # fmt: skip
+def test_a_lock_that_names_no_owner_is_a_lease_too(path: Path, text: str) -> None:
+    lock = store_lock.lock_path(path)
+    lock.write_text(text)
+    began_s = time.monotonic()
+    Store.open(path, lease_s=0.1).close()
+    assert time.monotonic() - began_s >= 0.1
+    assert not lock.exists()
+
+
+def test_a_writer_shows_that_it_lives_until_it_closes(path: Path) -> None:
+    lock = store_lock.lock_path(path)
+    with Store.open(path, lease_s=0.04):
+        for _ in range(3):
+            os.utime(lock, (1.0, 1.0))
+            wait_until(lambda: lock.stat().st_mtime > 1e9)
+    assert not lock.exists()
+
+
+def test_a_writer_touches_no_lock_of_another(path: Path) -> None:
+    store = Store.open(path, lease_s=0.02)
+    lock = change_lock(path, host="thief")
+    os.utime(lock, (1.0, 1.0))
+    time.sleep(0.1)
+    assert lock.stat().st_mtime == 1.0
+    store._connection.close()
+    assert lock.exists()
+
+
+HOLDER = """
+    import os, sys
+    from qcmb_mpi.store import owner, Store
+    owner._namespace = lambda: "pid:[7]"  # as if in a container of its own
+    store = Store.open(sys.argv[1], lease_s=0.2)
+    print("open", flush=True)
+    for line in sys.stdin:
+        try:
+            store.set_meta({"word": line.strip()})
+            store.flush()
+            print("written", flush=True)
+        except Exception as error:
+            print(error, flush=True)
+"""
+
+
+def test_a_stopped_writer_loses_its_lease_and_finds_out_when_it_wakes(path: Path) -> None:
+    with start(HOLDER, path) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(StoreError, match=f"by process {holder.pid} on .* is alive"):
+            Store.open(path, lease_s=5.0)
+        holder.send_signal(signal.SIGSTOP)
+        with Store.open(path, lease_s=0.5) as store:
+            holder.send_signal(signal.SIGCONT)
+            print("theirs", file=holder.stdin, flush=True)
+            assert "taken by another writer, process" in holder.stdout.readline()
+            store.set_meta({"word": "ours"})
+            store.flush()
+        holder.stdin.close()
+        holder.wait()
+    with Store.open(path, is_read_only=True) as reader:
+        assert reader.meta("word") == "ours"
+
+
+# ------------------------------------------------------------------------------- batch jobs
+
+SLURM = {"SLURM_JOB_ID": "42", "SLURM_CLUSTER_NAME": "blue"}
+GRID = {"JOB_ID": "42", "SGE_TASK_ID": "undefined"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ("", 0)),
+        (SLURM, ("Slurm job 42 of blue", 0)),
+        (SLURM | {"SLURM_RESTART_COUNT": "3"}, ("Slurm job 42 of blue", 3)),
+        ({"SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": "x"}, ("Slurm job 42", 0)),
+        ({"PBS_JOBID": "7.server"}, ("PBS job 7.server", 0)),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, ("LSF job 7[2]", 0)),
+        (GRID | {"RESTARTED": "1"}, ("Grid Engine job 42.undefined", 1)),
+        ({"JOB_ID": "42"}, ("", 0)),
+        ({"FLUX_JOB_ID": "f23"}, ("Flux job f23", 0)),
+    ],
+)
+def test_a_lock_knows_its_batch_job(environ: dict[str, str], expected: tuple[str, int]) -> None:
+    assert store_owner.batch_job(environ) == expected
+
+
+@pytest.mark.parametrize("before", ["0", "1"])
+def test_a_requeued_job_takes_over_at_once_from_its_earlier_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, before: str
+) -> None:
+    for name, value in (SLURM | {"SLURM_RESTART_COUNT": before}).items():
+        monkeypatch.setenv(name, value)
+    change_lock(path, host="elsewhere", pid=12)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    with Store.open(path, lease_s=1e9):
+        assert "took over from process 12 on elsewhere (Slurm job 42 of blue)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"SLURM_RESTART_COUNT": "1"},
+        {"SLURM_RESTART_COUNT": "0"},
+        {"SLURM_RESTART_COUNT": "2", "SLURM_JOB_ID": "43"},
+        {"SLURM_RESTART_COUNT": "2", "SLURM_CLUSTER_NAME": "red"},
+    ],
+)
+def test_no_other_job_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch, now: dict[str, str]
+) -> None:
+    for name, value in (SLURM | {"SLURM_RESTART_COUNT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    lock = change_lock(path, host="elsewhere")
+    for name, value in now.items():
+        monkeypatch.setenv(name, value)
+    threading.Timer(0.15, os.utime, (lock, (1.0, 1.0))).start()
+    with pytest.raises(StoreError, match=r"on elsewhere .Slurm job 42 of blue. since"):
+        Store.open(path, lease_s=10.0)
 
 
 # ------------------------------------------------------------------------------- without locks
@@ -281,9 +461,14 @@ WRITER = """
 
 
 def start_writer(path: Path) -> subprocess.Popen[str]:
+    return start(WRITER, path)
+
+
+def start(script: str, path: Path) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(path)],
+        [sys.executable, "-c", textwrap.dedent(script), str(path)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=root,

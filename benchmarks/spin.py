@@ -1,0 +1,64 @@
+"""A QCEngine program that computes for 5 ms and returns a closed-form energy and gradient.
+
+For measurements of everything around chemistry: ``--import spin``, with this folder on
+``PYTHONPATH``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import qcengine
+from qcelemental.models.v2 import AtomicInput, AtomicResult
+from qcengine.programs.model import ProgramHarness
+
+SPIN_S = 0.005
+
+
+class SpinHarness(ProgramHarness):
+    """Keeps a core busy, as chemistry does."""
+
+    _defaults: ClassVar[dict[str, Any]] = {
+        "name": "spin",
+        "scratch": False,
+        "thread_safe": True,
+        "thread_parallel": False,
+        "node_parallel": False,
+        "managed_memory": False,
+    }
+
+    @staticmethod
+    def found(raise_error: bool = False) -> bool:
+        """Return True: it is here."""
+        return True
+
+    def get_version(self) -> str:
+        """Return a version."""
+        return "1.0"
+
+    def compute(self, input_data: AtomicInput, config: Any) -> AtomicResult:
+        """Spin for 5 ms of processor time."""
+        end_s = time.thread_time() + SPIN_S
+        while time.thread_time() < end_s:
+            pass
+        molecule = input_data.molecule
+        energy = float(np.sin(molecule.geometry).sum())
+        gradient = np.cos(molecule.geometry)
+        driver = input_data.specification.driver.value
+        return AtomicResult(
+            input_data=input_data,
+            molecule=molecule,
+            success=True,
+            provenance={"creator": "Spin", "version": "1.0", "routine": "spin"},
+            properties={
+                "calcinfo_natom": len(molecule.symbols),
+                "return_energy": energy,
+                "return_gradient": gradient,
+            },
+            return_result=energy if driver == "energy" else gradient,
+        )
+
+
+qcengine.register_program(SpinHarness())
