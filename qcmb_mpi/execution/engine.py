@@ -11,28 +11,29 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.execution.judge import failure, judge
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.slicer import Slicer, atomic_input
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.scheduling.policy import ErrorClass, error_class_of
+from qcmb_mpi.programs.remedies import remedies
+from qcmb_mpi.scheduling.policy import ErrorClass
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput
 
     from qcmb_mpi.expansion.levels import Expansion
 
-_TAIL_CHARACTERS = 2000
+# Another place, or another time, may do what this one could not: no reason to change the method.
+_OF_THE_PLACE = (ErrorClass.RESOURCE, ErrorClass.TRANSIENT, ErrorClass.MISSING_PROGRAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +101,24 @@ class QCEngineRecipe:
         The user's own modules, imported before any work (``--import``).
     wants_records : bool
         Whether whole ``AtomicResult`` objects are to be kept.
+    is_remedied : bool
+        Whether what does not converge is tried again with other keywords (``--remedies``).
     """
 
     expansion: Expansion
     imports: tuple[str, ...] = ()
     wants_records: bool = False
+    is_remedied: bool = False
 
     def build(self, resources: SlotResources) -> QCEngine:
         """Import what is needed, check the programs on this node and return the engine."""
         prepare(self.imports)
         space = TaskSpace(self.expansion)
         check_programs(space)
-        return QCEngine(space, resources, wants_records=self.wants_records)
+        runner = AtomicRunner(
+            resources, wants_records=self.wants_records, is_remedied=self.is_remedied
+        )
+        return QCEngine(space, runner)
 
 
 class QCEngine:
@@ -120,24 +127,25 @@ class QCEngine:
     Parameters
     ----------
     space : TaskSpace
-    resources : SlotResources
-    wants_records : bool
+    runner : AtomicRunner
     """
 
-    def __init__(
-        self, space: TaskSpace, resources: SlotResources, *, wants_records: bool = False
-    ) -> None:
+    def __init__(self, space: TaskSpace, runner: AtomicRunner) -> None:
         self._space = space
         self._chemistries = space.expansion.model_chemistries
         self._slicer = Slicer(space.expansion.system)
-        self._runner = AtomicRunner(resources, wants_records=wants_records)
+        self._runner = runner
 
     def compute(self, task: int) -> Outcome:
         """Run task `task` of the space."""
         clusters = self._space.clusters(np.array([task], dtype=np.int64))
         chemistry = self._chemistries[int(clusters.model_chemistry[0])]
-        molecule = self._slicer.molecule(clusters.real[0], clusters.basis[0])
-        return self._runner.run(task, chemistry.program, atomic_input(molecule, chemistry))
+
+        def make_input() -> AtomicInput:
+            molecule = self._slicer.molecule(clusters.real[0], clusters.basis[0])
+            return atomic_input(molecule, chemistry)
+
+        return self._runner.run(task, chemistry.program, make_input)
 
 
 class AtomicRunner:
@@ -147,24 +155,25 @@ class AtomicRunner:
     ----------
     resources : SlotResources
     wants_records : bool
+    is_remedied : bool
+        Whether what does not converge is tried again with other keywords.
     """
 
-    def __init__(self, resources: SlotResources, *, wants_records: bool = False) -> None:
+    def __init__(
+        self, resources: SlotResources, *, wants_records: bool = False, is_remedied: bool = False
+    ) -> None:
         self._resources = resources
         self._wants_records = wants_records
+        self._is_remedied = is_remedied
 
-    def run(self, task: int, program: str, inp: AtomicInput) -> Outcome:
-        """Return the outcome of one calculation."""
-        import qcengine
-
+    def run(self, task: int, program: str, make_input: Callable[[], AtomicInput]) -> Outcome:
+        """Return the outcome of one calculation; a failure to make its input is one too."""
         start_s, clock, cpu = time.time(), time.perf_counter(), _cpu_s()
         try:
-            result = qcengine.compute(
-                inp, program, task_config=self._resources.task_config, return_version=2
-            )
-            fields = self._judge(result, inp)
-        except Exception:  # a harness may raise anything; the slot must answer all the same
-            fields = {"failure": _failure("unknown_error", traceback.format_exc(), "")}
+            fields = self._carry_out(program, make_input())
+        except Exception as error:
+            kind = "unknown_error" if isinstance(error, MemoryError) else "input_error"
+            fields = {"failure": failure(program, kind, traceback.format_exc())}
         return Outcome(
             space=0,
             task=task,
@@ -179,81 +188,39 @@ class AtomicRunner:
             **fields,
         )
 
-    def _judge(self, result: Any, inp: AtomicInput) -> dict[str, Any]:
-        if not result.success:
-            error = result.error
-            output = (error.extras or {}).get("stdout") or ""
-            return {"failure": _failure(error.error_type, error.error_message, output)}
-        n_atoms = len(inp.molecule.symbols)
-        values = _values(result, n_atoms)
-        fault = _fault(values, inp.specification.driver.value, n_atoms)
-        if fault:
-            tail = _tail(result.stdout or "")
-            return {"failure": Failure(ErrorClass.GARBAGE, "garbage_result", fault, tail)}
-        provenance = result.provenance
-        return {
-            **values,
-            "program": provenance.creator or "",
-            "version": provenance.version or "",
-            "record": result.model_dump_json().encode() if self._wants_records else None,
-        }
+    def _carry_out(self, program: str, inp: AtomicInput) -> dict[str, Any]:
+        """Compute; where that does not converge, and the user allows it, by its remedies."""
+        fields = self._attempt(program, inp)
+        first: Failure | None = fields.get("failure")
+        if (
+            not self._is_remedied
+            or first is None
+            or first.error_class is not ErrorClass.CONVERGENCE
+        ):
+            return fields
+        tried = []
+        for remedy in remedies(program, inp.specification, first.message):
+            fields = self._attempt(program, remedy.applied(inp))
+            again: Failure | None = fields.get("failure")
+            if again is None:
+                return {**fields, "remedy": str(remedy)}
+            if again.error_class in _OF_THE_PLACE:
+                return fields
+            tried.append(str(remedy))
+        in_vain = f"; remedies that did not help: {'; '.join(tried)}" if tried else ""
+        return {"failure": replace(first, message=first.message + in_vain)}
 
+    def _attempt(self, program: str, inp: AtomicInput) -> dict[str, Any]:
+        import qcengine
 
-def _values(result: Any, n_atoms: int) -> dict[str, Any]:
-    properties = result.properties
-    energy = properties.return_energy
-    return {
-        "energy_hartree": None if energy is None else float(energy),
-        "gradient": _array(properties.return_gradient, "gradient", n_atoms),
-        "hessian": _array(properties.return_hessian, "hessian", n_atoms),
-    }
-
-
-def _shape(name: str, n_atoms: int) -> tuple[int, int]:
-    return (n_atoms, 3) if name == "gradient" else (3 * n_atoms, 3 * n_atoms)
-
-
-def _array(value: Any, name: str, n_atoms: int) -> NDArray[np.float64] | None:
-    """Return a property in its natural shape; as it came if it has not the size for that."""
-    if value is None:
-        return None
-    array = np.ascontiguousarray(value, dtype=np.float64)
-    shape = _shape(name, n_atoms)
-    return array.reshape(shape) if array.size == shape[0] * shape[1] else array
-
-
-def _fault(values: Mapping[str, Any], driver: str, n_atoms: int) -> str:
-    """Say what is wrong with the numbers, if anything."""
-    if values["energy_hartree"] is None:
-        return "the program reported success but no energy"
-    if not np.isfinite(values["energy_hartree"]):
-        return f"the energy is {values['energy_hartree']}"
-    for name in ("gradient", "hessian"):
-        value, shape = values[name], _shape(name, n_atoms)
-        if value is None:
-            if name == driver:
-                return f"the program reported success but no {name}"
-            continue
-        if value.shape != shape:
-            return f"the {name} has shape {value.shape} instead of {shape}"
-        if not np.isfinite(value).all():
-            return f"the {name} holds values that are not finite"
-    return ""
-
-
-def _failure(error_type: str, message: str, output: str) -> Failure:
-    """Make a failure; of a traceback only the exception itself is for people."""
-    message = message.strip()
-    if "Traceback (most recent call last)" in message:
-        output += message
-        frames_end = message.rfind('\n  File "')
-        exception = re.search(r"^\S.*", message[max(frames_end, 0) + 1 :], re.M | re.S)
-        message = " ".join(exception[0].split()) if exception else message
-    return Failure(error_class_of(error_type), error_type, message, _tail(output))
-
-
-def _tail(text: str) -> str:
-    return text[-_TAIL_CHARACTERS:]
+        try:
+            result = qcengine.compute(
+                inp, program, task_config=self._resources.task_config, return_version=2
+            )
+            return judge(program, result, inp, wants_record=self._wants_records)
+        except (Exception, SystemExit) as error:  # a harness may do anything; the slot must answer
+            kind = "crashed" if isinstance(error, SystemExit) else "unknown_error"
+            return {"failure": failure(program, kind, traceback.format_exc())}
 
 
 def _cpu_s() -> float:

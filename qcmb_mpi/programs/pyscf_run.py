@@ -47,6 +47,8 @@ HELD_MEMORY_MB = 200.0
 _VERBOSITY = 4
 _RESPONSE_TOLERANCE = 1e-10
 _DRIFT_LIMIT = 5e-3
+# Of squared steps. PySCF's 1e-14 takes the last ones, at gradients below 1e-6, for nothing.
+_STEP_TOLERANCE = 1e-20
 
 
 class NotConverged(RuntimeError):
@@ -208,6 +210,7 @@ def mean_field(mol: Any, method: Method, settings: Settings) -> Any:
         setattr(mf, name, value)
     if settings.is_newton:
         mf = mf.newton()
+        mf.ah_lindep = _STEP_TOLERANCE
     mf.kernel()
     if not mf.converged:
         raise NotConverged(

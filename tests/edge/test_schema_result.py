@@ -23,6 +23,7 @@ from qcmb_mpi import schema
 from qcmb_mpi.errors import InputError, StoreError
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import Block, TaskSpace
+from qcmb_mpi.schema import reading
 
 PROGRAM = "closedform"
 BSSE = [["nocp"], ["cp"], ["vmfc"], ["nocp", "cp", "vmfc"], ["vmfc", "cp"], ["cp", "nocp"]]
@@ -169,7 +170,7 @@ def document(driver: str, keywords: dict[str, Any], **specification: Any) -> dic
 
 def expected_molecules(loaded: schema.LoadedInput) -> dict[str, Molecule]:
     """What stock QCManyBody would compute, by label."""
-    core = schema._stock_core(loaded.model)
+    core = reading.stock_core(loaded.model)
     return {label: cluster for _, label, cluster in core.iterate_molecules()}
 
 
@@ -352,7 +353,7 @@ def test_embedding_charges_under_the_environment_switch(monkeypatch: pytest.Monk
     loaded, result = ours(data)
     assert loaded.expansion.system.embedding_charges == ((0.0,), (0.3, -0.3), (0.1,))
     assert not [name for name in result.properties.model_dump() if "interaction" in name]
-    expected = schema._stock_core(loaded.model)
+    expected = reading.stock_core(loaded.model)
     space = TaskSpace(loaded.expansion)
     values = Components(loaded, space)
     labels = space.labels(np.arange(space.n_tasks))

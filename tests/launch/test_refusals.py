@@ -80,7 +80,7 @@ def test_a_bug_of_ours_is_exit_code_70_with_what_to_do(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("our bug")
 
-    monkeypatch.setattr("qcmb_mpi.schema.load_input", broken)
+    monkeypatch.setattr("qcmb_mpi.schema.reading.load_input", broken)
     code, out, err = call(capfd, "run", write(sound()), "--executor", "serial")
     assert (code, out) == (70, "")
     assert "ZeroDivisionError: our bug" in err
