@@ -12,9 +12,7 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,10 +21,11 @@ from typing import Any
 
 from qcmb_mpi import schema
 from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TasksFailed
-from qcmb_mpi.execution.dispatch import Dispatcher, Job, Stop
+from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.engine import QCEngineRecipe
 from qcmb_mpi.execution.executors.base import Executor
 from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.stop import Stop, heed_signals
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import forecast, thread_limit
@@ -41,6 +40,11 @@ from qcmb_mpi.watcher import Watcher
 
 _LOG = logging.getLogger(__name__)
 _MARGIN_S = 10.0
+_QUICK_TABLE_TASKS = 1_000_000  # 1.3 us each
+_REMEDIED = (
+    "tasks that converged only with other keywords (--remedies): %d; equations and thresholds "
+    "are those of the input, but the solution may be another; see `remedies` in the summary"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,15 @@ class RunEnd:
         The fields of ``*.run.json``.
     timeline : tuple of TaskRows and list of str, optional
         When and where every task ran, and their labels.
+    table : str
+        The n-body tables; where results are missing they say so.
     """
 
     status: str
     result: Any
     summary: dict[str, Any]
     timeline: tuple[TaskRows, list[str]] | None = None
+    table: str = ""
 
     def raise_if_unfinished(self) -> None:
         """Raise what a Python caller should see instead of a result.
@@ -113,7 +120,8 @@ class RunEnd:
             raise TasksFailed(f"{tasks} failed for good, first {message}", failed=failed)
         if self.status == "incomplete":
             n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
-            raise Interrupted(f"stopped early with {n_left} tasks left; run again to go on")
+            why = self.summary.get("stopped") or "no reason known"
+            raise Interrupted(f"stopped early ({why}) with {n_left} tasks left; run again to go on")
 
 
 def run_expansion(
@@ -152,6 +160,7 @@ def run_expansion(
         Nothing was run: a program is missing, the store is somebody else's, ...
     """
     options = options or RunOptions()
+    deadline_s = _deadline_s(options)
     space = TaskSpace(loaded.expansion)
     began_s = time.monotonic() if start_s is None else start_s
     number = executor.next_space()
@@ -165,9 +174,24 @@ def run_expansion(
         store.attach(number, space)
         if options.is_fresh:
             store.forget(number)
-        run = _Run(loaded, space, number, executor, options, store=store, summary=summary)
+        run = _Run(
+            loaded,
+            space,
+            number,
+            executor,
+            options,
+            store=store,
+            summary=summary,
+            deadline_s=deadline_s,
+        )
         watcher = Watcher(space, summary, progress or SilentProgress(), log)
         return run.carry_through(watcher, stop, before_work)
+
+
+def _deadline_s(options: RunOptions) -> float | None:
+    """Return when to stop, on the monotonic clock: early enough to end every slot and say so."""
+    left_s = options.deadline_s
+    return None if left_s is None else time.monotonic() + left_s - min(_MARGIN_S, 0.1 * left_s)
 
 
 @contextlib.contextmanager
@@ -210,7 +234,9 @@ class _Run:
         *,
         store: Store,
         summary: summaries.RunSummary,
+        deadline_s: float | None,
     ) -> None:
+        self._deadline_s = deadline_s
         self._loaded = loaded
         self._space = space
         self._number = number
@@ -233,7 +259,7 @@ class _Run:
             if not self._has_begun and not isinstance(error, Interrupted):
                 raise
             _LOG.error("%s", error)
-            self._summary.note(error=str(error))
+            self._summary.note(stopped=str(error))
             end = RunEnd("incomplete", None, self._finish("incomplete"))
         return end
 
@@ -241,10 +267,13 @@ class _Run:
         """Run what is not in the store; return the tasks that failed, None if stopped early."""
         loaded, config, store = self._loaded, self._executor.config, self._store
         done = store.done(self._number, with_records=loaded.wants_records)
-        self._summary.reused(done, space=self._number)
+        remedies = store.remedied(self._number, with_records=loaded.wants_records)
+        self._summary.reused(done, space=self._number, remedies=remedies)
         classes = forecast(self._space)
         self._summary.predicted(classes, space=self._number)
-        recipe = QCEngineRecipe(loaded.expansion, config.imports, loaded.wants_records)
+        recipe = QCEngineRecipe(
+            loaded.expansion, config.imports, loaded.wants_records, config.is_remedied
+        )
         job = Job(self._number, recipe, classes, done)
         dispatcher = Dispatcher(
             self._executor.transport,
@@ -260,9 +289,8 @@ class _Run:
             timeout_s=config.timeout_per_task,
             scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
         )
-        if self._options.deadline_s is not None:
-            left_s = self._options.deadline_s
-            dispatcher.set_deadline(time.monotonic() + left_s - min(_MARGIN_S, 0.1 * left_s))
+        if self._deadline_s is not None:
+            dispatcher.set_deadline(self._deadline_s)
         limit = thread_limit(self._space)
         try:
             dispatcher.open(
@@ -274,6 +302,8 @@ class _Run:
             self._note_start(len(done))
             with watcher.showing():
                 is_through = dispatcher.run()
+            if dispatcher.ending is not None:
+                self._summary.note(stopped=dispatcher.ending)
             n_failed = dispatcher.scheduler.counts(self._number).quarantined
             is_given_up = n_failed > 0 and self._options.is_stopping_on_failure
             return n_failed if is_through or is_given_up else None
@@ -290,10 +320,21 @@ class _Run:
         timeline = None
         if self._options.wants_timeline:
             timeline = rows_of(self._store, self._space, space_id=self._number)
-        return RunEnd(status, result, self._finish(status), timeline)
+        return RunEnd(status, result, self._finish(status), timeline, self._table(status, result))
+
+    def _table(self, status: str, result: Any) -> str:
+        """Print the n-body tables, of what there is; who was told to stop has a second for that."""
+        if result is not None:
+            return schema.n_body_table(result)
+        if status == "incomplete" and self._space.n_tasks > _QUICK_TABLE_TASKS:
+            return ""
+        return schema.partial_table(self._space, self._store.values(self._number))
 
     def _finish(self, status: str) -> dict[str, Any]:
-        return self._summary.finish(status, time.monotonic())
+        summary = self._summary.finish(status, time.monotonic())
+        if summary["n_remedied"]:
+            _LOG.warning(_REMEDIED, summary["n_remedied"])
+        return summary
 
     def _assemble(self) -> Any:
         began_s = time.monotonic()
@@ -329,23 +370,3 @@ class _Run:
     def _note_status(self, status: str) -> None:
         """Leave word in the store of how it stands."""
         self._store.set_meta({"status": status, "updated_s": time.time()})
-
-
-@contextlib.contextmanager
-def heed_signals() -> Iterator[Stop]:
-    """Turn the signals that ask a job to end into a request to stop; twice is at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-    def ask(signum: int, _frame: object) -> None:
-        stop.request(signal.Signals(signum).name)
-
-    before = {each: signal.signal(each, ask) for each in asking}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -25,7 +25,12 @@ from qcmb_mpi.machine.walltime import parse_walltime
 
 SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
 
-_MPIEXEC = "mpiexec --bind-to none"
+_MPIEXEC = 'mpiexec "${tolerant[@]}" --bind-to none'
+# Open MPI 5 can do without ranks that die; other launchers would refuse the option.
+_TOLERANCE = (
+    '[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm)'
+    " # ranks may die\n"
+)
 # How one rank is started on each of many nodes; on one node the program needs no launcher.
 _LAUNCH = {
     "slurm": f'{_MPIEXEC} -n "$SLURM_NTASKS"',
@@ -135,7 +140,7 @@ def render_jobscript(
         values,
         name=_job_name(source),
         settings=_settings(scheduler, source, words, job, stop_after=values["stop_after"]),
-        prepare=_PREPARE.get(scheduler, "") if job.nodes > 1 else "",
+        prepare=_prepare(scheduler) if job.nodes > 1 else "",
         launch=_LAUNCH[scheduler] + _BREAK if job.nodes > 1 else "",
         run=_RUN,
         status=_STATUS,
@@ -191,6 +196,11 @@ def _settings(
         "# ----",
     ]
     return "\n".join(lines)
+
+
+def _prepare(scheduler: str) -> str:
+    tolerance = _TOLERANCE if _MPIEXEC in _LAUNCH[scheduler] else ""
+    return _PREPARE.get(scheduler, "") + tolerance
 
 
 def _template(name: str) -> str:

@@ -18,11 +18,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qcmb_mpi.errors import InputError, QcmbError
+from qcmb_mpi.errors import InputError, Interrupted, QcmbError
 from qcmb_mpi.machine import affinity, launcher
 from qcmb_mpi.options import DEFAULT_TIMEOUT_S
 
@@ -55,10 +55,20 @@ def run(args: argparse.Namespace) -> int:
         # Programs that run in this process must not write between the lines of the table.
         is_shared = kind in ("serial", "thread")
         with executor, _own_output(args.quiet) if is_shared else _plain_output() as output:
-            return executor.share(lambda: _on_master(args, executor, output))
+            code = _shared(executor, lambda: _on_master(args, executor, output))
     finally:
         if server is not None:
             server.close()
+    executor.leave(code)
+    return code
+
+
+def _shared(executor: Executor, work: Callable[[], int]) -> int:
+    """Return the exit code of work that rank 0 does, also if it ends in an error."""
+    try:
+        return executor.share(work)
+    except QcmbError as error:
+        return complain(error)
 
 
 def complain(error: QcmbError) -> int:
@@ -137,7 +147,13 @@ def _run(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
         start_s=start_s,
         before_work=files.set_old_result_aside,
     )
-    _write(args, files, end, output)
+    try:
+        _write(args, files, end, output)
+    except BrokenPipeError:
+        raise
+    except (OSError, InputError) as error:
+        again = "make room, then run the same command again: finished tasks are not repeated"
+        raise Interrupted(f"the run has ended, but {error}; {again}") from error
     return _EXIT_CODES[end.status]
 
 
@@ -292,8 +308,8 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
     if end.timeline is not None:
         _write_pictures(files, end)
     if not args.quiet:
-        if end.result is not None:
-            print(schema.n_body_table(end.result), file=output, flush=True)
+        if end.table:
+            print(end.table, file=output, flush=True)
         print(format_execution_summary(end.summary), file=sys.stderr, flush=True)
 
 

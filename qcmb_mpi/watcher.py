@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from qcmb_mpi.execution.dispatch import Observer
+from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.plan import TaskSpace
@@ -64,22 +65,27 @@ class Watcher(Observer):
 
     def agent_joined(self, agent: int, info: AgentInfo, layout: Layout) -> None:
         """Note the agent and why it is laid out as it is."""
-        self._summary.agent_joined(
-            summaries.AgentInfo(
-                info.rank,
-                info.host,
-                info.n_cores,
-                layout.n_slots,
-                layout.n_threads,
-                info.memory_bytes,
-            )
-        )
+        self._summary.agent_joined(_row(agent, info, layout))
         self._summary.note(layout=layout.reason)
 
-    def agent_lost(self, agent: int, reason: str) -> None:
+    def agent_refused(self, agent: int, info: AgentInfo | None, error: QcmbError) -> None:
+        """Note that the others do its work."""
+        _LOG.warning("%s gets no work: %s", _name(agent, info), error)
+        self._summary.agent_refused(_row(agent, info), str(error))
+
+    def agent_lost(self, agent: int, info: AgentInfo | None, reason: str) -> None:
         """Note that the agent has gone."""
-        _LOG.warning("agent %d has gone: %s", agent, reason)
-        self._summary.agent_lost(agent)
+        _LOG.warning("%s is lost: %s; what it had is run again", _name(agent, info), reason)
+        self._summary.agent_lost(_row(agent, info), reason)
+
+    def agent_set_aside(self, agent: int, reason: str) -> None:
+        """Note that everything fails there."""
+        _LOG.warning("rank %d gets no more work: %s", agent, reason)
+        self._summary.agent_set_aside(agent, reason)
+
+    def cut_off(self, n_tasks: int) -> None:
+        """Count what has to be begun anew."""
+        self._summary.retried(n_tasks)
 
     def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
         """Add attempts up."""
@@ -116,3 +122,17 @@ class Watcher(Observer):
                 now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
             )
             self._progress.update(snapshot, now)
+
+
+def _row(agent: int, info: AgentInfo | None, layout: Layout | None = None) -> summaries.AgentInfo:
+    """Introduce an agent to the summary; without a layout it has no slots."""
+    n_slots, n_threads = (layout.n_slots, layout.n_threads) if layout else (0, 0)
+    if info is None:
+        return summaries.AgentInfo(agent, "", 0, n_slots, n_threads)
+    return summaries.AgentInfo(
+        info.rank, info.host, info.n_cores, n_slots, n_threads, info.memory_bytes
+    )
+
+
+def _name(agent: int, info: AgentInfo | None) -> str:
+    return f"rank {agent}" if info is None else f"rank {agent} on {info.host}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -106,10 +107,23 @@ class FlakyEngine:
         return True
 
     def _fail(self, task: int, fault: str, began: float) -> Outcome | None:
-        if fault == "hang":
-            time.sleep(3600)
+        if fault == "burn":
+            while True:
+                pass
+        if fault == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if fault == "eat":
+            hoard = bytearray(b"x") * (400 * 2**20)
+            time.sleep(3600 + len(hoard))
+        if fault == "memory":
+            raise MemoryError("planned")
         if fault == "child":
             os.system("echo the program says hello >&2; sleep 3600")
+        if fault.startswith("stray"):
+            leave_strays(self._recipe.once)
+            fault = fault.removeprefix("stray ")
+        if fault == "hang":
+            time.sleep(3600)
         if fault == "segfault":
             print("about to crash", flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -118,3 +132,19 @@ class FlakyEngine:
         error = ErrorClass.TRANSIENT if fault == "transient" else ErrorClass.CONVERGENCE
         failure = Failure(error, f"{fault}_error", f"planned fault {fault}", "tail of the output")
         return replace(self._outcome(task, began), failure=failure)
+
+
+N_STRAYS = 4
+
+
+def leave_strays(directory: str) -> None:
+    """Start `N_STRAYS` processes that leave our group, and ours; they work in `directory`."""
+    subprocess.Popen(["setsid", "sh", "-c", "sleep 600 & sleep 600"], cwd=directory)
+    if os.fork():
+        return
+    os.setsid()
+    os.chdir(directory)
+    if os.fork():
+        os._exit(0)
+    time.sleep(600)
+    os._exit(0)

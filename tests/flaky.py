@@ -1,15 +1,16 @@
 """A QCEngine program for tests, registered by ``--import tests.flaky``.
 
-Its energy is a sum over real atoms and their pairs. The keyword ``faults`` maps "number of
-real atoms" to what goes wrong there: raise, random, input, crash, hang, nan, none; ``once``
-names a file, and a fault happens only until it is there.
+Its energy is a sum over real atoms and their pairs. What goes wrong is ordered in two ways:
+
+- The keyword ``faults`` maps "number of real atoms" to a fault of :mod:`tests.faults`; ``once``
+  names a file, and a fault happens only until it is there.
+- The environment variable ``FLAKY_PLAN`` names a plan (see :mod:`tests.faults`): the input, and
+  so every fingerprint, stays the same whatever is to go wrong.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 import qcengine
 from qcelemental.models.v2 import AtomicInput, AtomicResult
-from qcengine.exceptions import InputError, RandomError
 from qcengine.programs.model import ProgramHarness
+
+from tests import faults
 
 
 class FlakyHarness(ProgramHarness):
@@ -44,26 +46,40 @@ class FlakyHarness(ProgramHarness):
 
     def compute(self, input_data: AtomicInput, config: Any) -> AtomicResult:
         """Compute, or fail as ordered."""
-        molecule = input_data.molecule
-        n_real = int(np.sum(molecule.real))
+        plan = faults.the_plan()
+        if plan is None:
+            return self._compute_by_keywords(input_data)
+        with plan.computing(input_data.molecule) as fault:
+            return self._result(input_data, fault)
+
+    def _compute_by_keywords(self, input_data: AtomicInput) -> AtomicResult:
         keywords = input_data.specification.keywords
         time.sleep(keywords.get("sleep", 0.0))
-        energy, gradient = self._potential(molecule)
-        fault = keywords.get("faults", {}).get(str(n_real))
-        if fault and self._is_due(keywords.get("once")):
-            energy, gradient = self._fail(fault, energy, gradient)
+        n_real = int(np.sum(input_data.molecule.real))
+        fault = keywords.get("faults", {}).get(str(n_real), "")
+        is_due = fault and _is_due(keywords.get("once"))
+        return self._result(input_data, fault if is_due else "")
+
+    def _result(self, input_data: AtomicInput, fault: str) -> AtomicResult:
         driver = input_data.specification.driver.value
+        molecule = input_data.molecule
+        if fault:
+            faults.commit(fault)
+        if fault == "molecule":
+            molecule = molecule.model_copy(update={"geometry": 1.1 * molecule.geometry})
+        energy, gradient = self._potential(molecule)
+        told = faults.spoilt(fault, energy, gradient)
         return AtomicResult(
             input_data=input_data,
             molecule=molecule,
             success=True,
             provenance={"creator": "Flaky", "version": "1.0", "routine": "tests.flaky"},
             properties={
-                "calcinfo_natom": len(molecule.symbols),
-                "return_energy": energy,
-                "return_gradient": gradient if driver == "gradient" else None,
+                "calcinfo_natom": len(gradient if told[1] is None else told[1]),
+                "return_energy": told[0],
+                "return_gradient": told[1] if driver == "gradient" else None,
             },
-            return_result=energy if driver == "energy" else self._potential(molecule)[1],
+            return_result=told[0] if driver == "energy" else gradient,
             stdout="flaky says hello",
         )
 
@@ -81,34 +97,14 @@ class FlakyHarness(ProgramHarness):
                 gradient[b] -= slope
         return energy, gradient
 
-    @staticmethod
-    def _is_due(mark: str | None) -> bool:
-        """Tell whether a fault is to happen: with a mark, only while that file is not there."""
-        if mark is None:
-            return True
-        is_first = not os.path.exists(mark)
-        Path(mark).touch()
-        return is_first
 
-    @staticmethod
-    def _fail(fault: str, energy: float, gradient: np.ndarray) -> tuple[float, np.ndarray | None]:
-        print(f"flaky is about to {fault}", flush=True)
-        if fault == "raise":
-            raise ValueError("flaky raised as ordered")
-        if fault == "random":
-            raise RandomError("flaky failed at random")
-        if fault == "input":
-            raise InputError("flaky does not like this input")
-        if fault == "crash":
-            sys.stdout.flush()
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if fault == "hang":
-            time.sleep(3600)
-        if fault == "nan":
-            return float("nan"), gradient
-        if fault == "none":
-            return energy, None
-        return energy, gradient
+def _is_due(mark: str | None) -> bool:
+    """Tell whether a fault is to happen: with a mark, only while that file is not there."""
+    if mark is None:
+        return True
+    is_first = not os.path.exists(mark)
+    Path(mark).touch()
+    return is_first
 
 
 qcengine.register_program(FlakyHarness())

@@ -15,6 +15,7 @@ stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
 options=() # of `qcmb-mpi run`
 # ----
 
+rm -f "$summary"
 exec flux run --nodes="$nodes" --ntasks="$nodes" --exclusive -o pmi=pmix \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

@@ -16,6 +16,8 @@ options=() # of `qcmb-mpi run`
 # ----
 
 cd "$PBS_O_WORKDIR" || exit 1
-exec mpiexec --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
+rm -f "$summary"
+[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+exec mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

@@ -19,7 +19,8 @@ max_restarts=20
 
 cd "$PBS_O_WORKDIR" || exit 1
 rm -f "$summary"
-mpiexec --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
+[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"
 code=$?

@@ -16,5 +16,6 @@ options=() # of `qcmb-mpi run`
 # ----
 
 cd "$PBS_O_WORKDIR" || exit 1
+rm -f "$summary"
 exec "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

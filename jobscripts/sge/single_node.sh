@@ -17,5 +17,6 @@ stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
 options=() # of `qcmb-mpi run`
 # ----
 
+rm -f "$summary"
 exec "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

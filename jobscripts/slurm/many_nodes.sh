@@ -16,7 +16,9 @@ stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
 options=() # of `qcmb-mpi run`
 # ----
 
+rm -f "$summary"
+[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
 # exec: the warning before the time limit then reaches mpiexec, and through it every rank.
-exec mpiexec --bind-to none -n "$SLURM_NTASKS" \
+exec mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

@@ -20,14 +20,14 @@ options=() # of `qcmb-mpi run`
 max_restarts=20
 
 rm -f "$summary"
-mpiexec --bind-to none -n "$SLURM_NTASKS" \
+[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}" &
 child=$!
 trap 'kill -USR1 "$child"' USR1
 while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
-  wait "$child"
-  code=$?
+  wait "$child"; code=$?
 done
 read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)

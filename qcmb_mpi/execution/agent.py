@@ -8,79 +8,37 @@ Rules of this file
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import signal
+import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import wait
 
 import numpy as np
 
-from qcmb_mpi.errors import QcmbError, TopologyError
+from qcmb_mpi.execution import verdict
 from qcmb_mpi.execution.backlog import Backlog
-from qcmb_mpi.execution.engine import SlotResources
-from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess
+from qcmb_mpi.execution.forkserver import ForkServer
+from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.slotpool import SlotPool
+from qcmb_mpi.execution.slots import Slot, SlotSource
 from qcmb_mpi.execution.wire import (
     AgentInfo,
     Done,
     FromAgent,
+    Lost,
     Open,
-    Ready,
     Recall,
     Returned,
     Shut,
-    TaskIds,
     ToAgent,
     Work,
 )
-from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.machine.cgroups import oom_kills
 
-_MAX_STILLBORN = 3
-_FAREWELL_S = 2.0
-
-
-class _Slot:
-    """One slot as its agent sees it."""
-
-    def __init__(self, process: SlotProcess, resources: SlotResources) -> None:
-        self.process = process
-        self.resources = resources
-        self.spaces: set[int] = set()
-        self.outstanding: deque[tuple[int, int]] = deque()
-        self.n_finished = 0
-        self.progressed_s = 0.0
-        self.has_answered = False
-
-    def send(self, *message: object) -> None:
-        # A slot that has just died is noticed by the end of file on its pipe.
-        with contextlib.suppress(OSError):
-            self.process.connection.send_bytes(pickle.dumps(message, protocol=5))
-
-    def open(self, message: Open) -> None:
-        self.spaces.add(message.space)
-        self.send("space", message.space, message.recipe, self.resources)
-
-    def start(self, space: int, ids: TaskIds, now: float) -> None:
-        if not self.outstanding:
-            self.progressed_s = now
-        self.outstanding.extend((space, task) for task in ids.tolist())
-        self.send("work", space, ids)
-
-    def finish(self, outcome: Outcome, now: float) -> None:
-        self.progressed_s = now
-        self.n_finished += 1
-        self.outstanding.popleft()
-
-    def take_current(self) -> tuple[int, int]:
-        """Take out the task it was at; those before it ended, but untold."""
-        index = self.process.n_started - self.n_finished - 1
-        index = min(max(index, 0), len(self.outstanding) - 1)
-        current = self.outstanding[index]
-        del self.outstanding[index]
-        return current
+_OPENING_S = 600.0
 
 
 class Agent:
@@ -94,6 +52,9 @@ class Agent:
         Where slots come from; the agent closes it.
     slot_cpus : callable
         ``slot_cpus(n_slots, n_threads)`` gives each slot its processors, ``()`` for unpinned.
+    new_server : callable, optional
+        Starts another fork server if that one is killed; without it the agent is lost then.
+    guard : MemoryGuard, optional
     clock : callable
         Monotonic seconds.
     """
@@ -104,42 +65,46 @@ class Agent:
         server: ForkServer,
         *,
         slot_cpus: Callable[[int, int], list[tuple[int, ...]]],
+        new_server: Callable[[], ForkServer] | None = None,
+        guard: MemoryGuard | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info = info
-        self._server = server
-        self._slot_cpus = slot_cpus
+        self._pool = SlotPool(info, SlotSource(server, new_server), slot_cpus, clock)
+        self._guard = guard or MemoryGuard(clock)
         self._clock = clock
-        self._slots: list[_Slot] = []
-        self._open: dict[int, Open] = {}
-        self._ready: set[int] = set()
         self._backlog = Backlog()
-        self._news: list[FromAgent] = []
-        self._n_stillborn = 0
+        self._lone = Backlog()
+        self._alone: Slot | None = None
+        self._n_good = 0
+        self._n_oom_kills = oom_kills()
 
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
         match message:
             case Open():
-                self._open_space(message)
-            case Work(space, ids):
-                self._backlog.add(space, ids)
+                self._pool.open(message)
+            case Work(space, ids, is_alone):
+                (self._lone if is_alone else self._backlog).add(space, ids)
             case Recall(space):
-                self._news.append(Returned(space, self._backlog.recall(space)))
+                unstarted = (self._backlog.recall(space), self._lone.recall(space))
+                self._pool.news.append(Returned(space, np.concatenate(unstarted)))
             case Shut(space):
                 self._shut(space)
         self._feed()
 
     def poll(self, timeout_s: float) -> list[FromAgent]:
         """Keep the slots busy; return what there is to tell, waiting up to `timeout_s`."""
-        if self._news:
+        if self._pool.news:
             timeout_s = 0.0
-        slots = {slot.process.connection: slot for slot in self._slots}
+        slots = {slot.process.connection: slot for slot in self._pool.slots}
         for connection in wait(list(slots), timeout_s):
             self._hear(slots[connection])  # type: ignore[index]
         self._end_overdue()
+        self._guard_memory()
+        self._renew_suspects()
         self._feed()
-        news, self._news = self._news, []
+        news, self._pool.news = self._pool.news, []
         return together(news)
 
     def close(self, *, wait: bool = True) -> None:
@@ -150,191 +115,172 @@ class Agent:
         wait : bool
             Let idle slots leave by themselves.
         """
-        for slot in self._slots:
-            if not wait or slot.outstanding or not slot.has_answered:
-                slot.process.kill()
-            slot.process.close()  # an idle slot leaves at the end of its pipe
-        give_up_s = self._clock() + _FAREWELL_S
-        for slot in self._slots:
-            left_s = max(0.0, give_up_s - self._clock())
-            if self._server.exit_status(slot.process.pid, left_s) is None:
-                slot.process.kill()
-        self._slots = []
-        self._server.close()
-
-    def _open_space(self, message: Open) -> None:
-        layout = message.layout
-        self._open[message.space] = message
-        cpus = self._slot_cpus(layout.n_slots, layout.n_threads)
-        while len(self._slots) < layout.n_slots:
-            index = len(self._slots)
-            self._slots.append(self._new_slot(self._resources(message, index, cpus[index])))
-        for index, slot in enumerate(self._slots[: layout.n_slots]):
-            slot.resources = self._resources(message, index, cpus[index])
-            slot.open(message)
-        if not self._slots:
-            self._news.append(Ready(message.space))
-
-    def _resources(self, message: Open, index: int, cpus: tuple[int, ...]) -> SlotResources:
-        return SlotResources(
-            rank=self.info.rank,
-            slot=index,
-            host=self.info.host,
-            cpus=cpus,
-            n_threads=message.layout.n_threads,
-            memory_bytes=message.layout.memory_per_slot_bytes,
-            scratch=message.scratch,
-        )
-
-    def _new_slot(self, resources: SlotResources) -> _Slot:
-        return _Slot(self._server.fork(), resources)
+        self._pool.close(is_patient=wait)
 
     def _shut(self, space: int) -> None:
-        self._open.pop(space, None)
-        self._ready.discard(space)
         self._backlog.recall(space)
-        for slot in list(self._slots):
+        self._lone.recall(space)
+        self._pool.shut(space)
+        for slot in list(self._pool.slots):
             if any(of == space for of, _ in slot.outstanding):
-                self._abandon(slot, space)
-            else:
-                slot.spaces.discard(space)
-                slot.send("forget", space)
-
-    def _abandon(self, slot: _Slot, space: int) -> None:
-        """End a slot at work on what nobody wants any more."""
-        slot.outstanding = deque(task for task in slot.outstanding if task[0] != space)
-        self._return_unstarted(slot)
-        slot.outstanding.clear()
-        slot.process.kill()
-        self._replace(slot, ErrorClass.CRASHED, "abandoned", "its task space was shut")
+                # It is at work on what nobody wants any more.
+                slot.outstanding = deque(task for task in slot.outstanding if task[0] != space)
+                slot.process.kill()
+                self._replace(slot, "its task space was shut")
 
     def _feed(self) -> None:
-        for depth in (1, 2):
-            for slot in self._slots:
-                if slot.has_answered and len(slot.outstanding) < depth:
-                    self._give(slot)
+        if self._alone is not None and not self._alone.outstanding:
+            self._end_alone(self._alone)
+        if self._alone is None and len(self._lone):
+            self._start_alone()
+        elif self._alone is None:
+            for depth in (1, 2):
+                for slot in self._pool.slots:
+                    if slot.has_answered and len(slot.outstanding) < depth:
+                        self._give(slot)
 
-    def _give(self, slot: _Slot) -> None:
+    def _give(self, slot: Slot) -> None:
         """Give a slot its next batch; while it is busy, only if its tasks are short."""
         if slot.outstanding and not self._backlog.is_short(slot.outstanding[0][0]):
             return
-        if self._backlog.next_space not in slot.spaces:
+        if self._backlog.next_space not in slot.spaces or slot.is_suspect(self._n_good):
             return
-        batch = self._backlog.take(len(self._slots))
+        batch = self._backlog.take(len(self._pool.slots))
         if batch is not None:
             slot.start(*batch, self._clock())
 
-    def _hear(self, slot: _Slot) -> None:
+    def _start_alone(self) -> None:
+        """Run one task with all memory of the node, once every slot has finished."""
+        space = self._lone.next_space
+        if any(slot.outstanding for slot in self._pool.slots):
+            return
+        for slot in self._pool.slots:
+            if space in slot.spaces and not slot.n_unanswered:
+                batch = self._lone.take(len(self._pool.slots))
+                if batch is not None:
+                    now = self._clock()
+                    slot.open(self._pool.spaces[batch[0]], now, memory_bytes=self._all_bytes)
+                    slot.start(*batch, now)
+                    self._alone = slot
+                return
+
+    def _end_alone(self, slot: Slot) -> None:
+        """Give the slot its own share of memory again."""
+        self._alone = None
+        if slot in self._pool.slots:
+            for space in filter(self._pool.spaces.__contains__, list(slot.spaces)):
+                slot.open(self._pool.spaces[space], self._clock())
+
+    @property
+    def _all_bytes(self) -> int:
+        return self.info.node_memory_bytes or self.info.memory_bytes
+
+    @property
+    def _limit_bytes(self) -> int:
+        return self.info.memory_bytes if self._alone is None else self._all_bytes
+
+    def _hear(self, slot: Slot) -> None:
         try:
-            kind, *rest = pickle.loads(slot.process.connection.recv_bytes())
+            kind, *rest = slot.receive()
         except (EOFError, OSError):
             self._bury(slot)
             return
         if kind == "ready":
-            self._hear_ready(slot, *rest)
+            self._pool.heard_ready(slot, *rest)
         else:
             self._hear_done(slot, rest[0])
 
-    def _hear_ready(self, slot: _Slot, space: int, error: QcmbError | None) -> None:
-        slot.has_answered = True
-        if space not in self._open:
-            return
-        if error is None:
-            self._n_stillborn = 0
-            if space not in self._ready:
-                self._ready.add(space)
-                self._news.append(Ready(space))
-            return
-        slot.spaces.discard(space)  # it gets no work of it
-        if not any(space in other.spaces for other in self._slots):
-            self._news.append(Ready(space, error))
-
-    def _hear_done(self, slot: _Slot, outcomes: list[Outcome]) -> None:
+    def _hear_done(self, slot: Slot, outcomes: list[Outcome]) -> None:
         now = self._clock()
         for outcome in outcomes:
-            slot.finish(outcome, now)
+            self._n_good += outcome.failure is None
+            slot.finish(outcome, now, self._n_good)
             self._backlog.observe(outcome.space, outcome.seconds)
-        self._news.append(Done(tuple(outcomes)))
+        self._pool.heard_done()
+        self._pool.news.append(Done(tuple(outcomes)))
 
     def _end_overdue(self) -> None:
         now = self._clock()
-        for slot in list(self._slots):
+        for slot in list(self._pool.slots):
+            limit_s = math.inf
             if slot.outstanding:
-                limit_s = self._open[slot.outstanding[0][0]].timeout_s
-                if now - slot.progressed_s > limit_s:
-                    slot.process.kill()
-                    self._replace(
-                        slot,
-                        ErrorClass.TIMEOUT,
-                        "timeout",
-                        f"killed after {limit_s:g} s (--timeout)",
-                    )
+                limit_s = self._pool.spaces[slot.outstanding[0][0]].timeout_s
+            elif slot.n_unanswered:
+                limit_s = _OPENING_S
+            if now - slot.progressed_s > limit_s:
+                self._end(slot, verdict.overdue(limit_s, slot.process.cpu_s()))
 
-    def _bury(self, slot: _Slot) -> None:
+    def _guard_memory(self) -> None:
+        busy = {slot.process.pid: slot for slot in self._pool.slots if slot.outstanding}
+        idle = [slot.process.pid for slot in self._pool.slots if not slot.outstanding]
+        overuse = self._guard.check(busy, idle, self._limit_bytes)
+        if overuse is not None:
+            is_alone = self._alone is not None
+            self._end(busy[overuse.pid], verdict.overused(overuse, is_alone=is_alone))
+
+    def _renew_suspects(self) -> None:
+        """Start those slots afresh in which everything fails while other slots succeed."""
+        for slot in list(self._pool.slots):
+            if slot.is_suspect(self._n_good) and not slot.outstanding:
+                slot.process.kill()
+                self._replace(slot, "everything failed in it")
+
+    def _end(self, slot: Slot, failure: Failure) -> None:
+        slot.process.kill()
+        self._report(slot, failure)
+        self._replace(slot, failure.message)
+
+    def _bury(self, slot: Slot) -> None:
         """Report what a dead slot was doing and put another one in its place."""
-        cause = _cause(self._server.exit_status(slot.process.pid))
-        self._replace(slot, ErrorClass.CRASHED, "crashed", f"the process {cause}")
+        status = slot.server.exit_status(slot.process.pid)
+        has_server_died = status is None and slot.server.has_gone
+        if has_server_died:
+            slot.process.kill()  # its programs, should anything be left of them
+            failure = verdict.SERVER_DIED
+        else:
+            failure = self._judge(slot, status)
+        self._report(slot, failure)
+        self._replace(slot, failure.message, is_its_fault=not has_server_died)
 
-    def _replace(self, slot: _Slot, error_class: ErrorClass, kind: str, message: str) -> None:
-        if slot.outstanding:
-            failure = Failure(error_class, kind, message, slot.process.output_tail())
-            self._news.append(Done((self._lost_outcome(slot, failure),)))
-            self._return_unstarted(slot)
-        self._slots.remove(slot)
-        if not slot.has_answered and self._is_hopeless(slot, message):
+    def _judge(self, slot: Slot, status: int | None) -> Failure:
+        seen_bytes = self._guard.last_seen_bytes(slot.process.pid)
+        n_before, self._n_oom_kills = self._n_oom_kills, oom_kills()
+        is_oom = self._n_oom_kills > n_before or 2 * seen_bytes > self._limit_bytes > 0
+        return verdict.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
+
+    def _report(self, slot: Slot, failure: Failure) -> None:
+        """Tell how the task ended that a slot was at."""
+        if not slot.outstanding:
             return
-        slot.process.close()
-        heir = self._new_slot(slot.resources)
-        self._slots.append(heir)
-        for space in filter(slot.spaces.__contains__, self._open):
-            heir.open(self._open[space])
-
-    def _is_hopeless(self, slot: _Slot, message: str) -> bool:
-        """Whether slots keep dying before they can work: then say so instead of trying on."""
-        self._n_stillborn += 1
-        if self._n_stillborn < _MAX_STILLBORN:
-            return False
-        text = f"slots on {self.info.host} die before their first task: {message}"
-        tail = " ".join(slot.process.output_tail().split())
-        error = TopologyError(f"{text}; last output: {tail}" if tail else text)
-        self._news.extend(Ready(space, error) for space in self._open)
-        return True
-
-    def _lost_outcome(self, slot: _Slot, failure: Failure) -> Outcome:
         space, task = slot.take_current()
         seconds = self._clock() - slot.progressed_s
-        return Outcome(
+        outcome = Outcome(
             space=space,
             task=task,
             start_s=time.time() - seconds,
             seconds=seconds,
-            failure=failure,
+            peak_bytes=self._guard.last_seen_bytes(slot.process.pid),
+            failure=replace(failure, output_tail=slot.process.output_tail()),
             host=self.info.host,
             rank=self.info.rank,
             slot=slot.resources.slot,
             n_threads=slot.resources.n_threads,
         )
+        self._pool.news.append(Done((outcome,)))
 
-    def _return_unstarted(self, slot: _Slot) -> None:
+    def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
         for space in {space for space, _ in slot.outstanding}:
             ids = [task for of, task in slot.outstanding if of == space]
-            self._backlog.put_back(space, np.array(ids, dtype=np.int64))
+            held = self._lone if slot is self._alone else self._backlog
+            held.put_back(space, np.array(ids, dtype=np.int64))
+        slot.outstanding.clear()
+        self._pool.replace(slot, cause, is_its_fault=is_its_fault)
 
 
 def together(news: list[FromAgent]) -> list[FromAgent]:
-    """Put all outcomes into one message, after the others."""
+    """Put all outcomes into one message, after the others but before what ends an agent."""
     done = [message for message in news if isinstance(message, Done)]
-    if len(done) < 2:
-        return news
-    others = [message for message in news if not isinstance(message, Done)]
-    return [*others, Done(tuple(outcome for each in done for outcome in each.outcomes))]
-
-
-def _cause(status: int | None) -> str:
-    if status is None:
-        return "ended for an unknown reason"
-    if status >= 0:
-        return f"ended with exit code {status}"
-    name = signal.Signals(-status).name
-    hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
+    last = [message for message in news if isinstance(message, Lost)]
+    others = [message for message in news if not isinstance(message, Done | Lost)]
+    outcomes = tuple(outcome for each in done for outcome in each.outcomes)
+    return [*others, *([Done(outcomes)] if done else []), *last]

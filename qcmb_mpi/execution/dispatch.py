@@ -5,6 +5,7 @@ Rules of this file
 1. Payload first: an outcome is in the sink before the scheduler hears of it.
 2. Every decision is the scheduler's; here commands are only carried out.
 3. A pool may still speak of a job that was stopped: what is not about one of ours is dropped.
+4. Agents may be lost at any moment; only when none is left to work, the run ends, and says why.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
-from qcmb_mpi.errors import Interrupted, TopologyError
+from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
+from qcmb_mpi.execution.crew import Crew
 from qcmb_mpi.execution.engine import EngineRecipe
+from qcmb_mpi.execution.observer import Observer, Sink
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import (
     AgentInfo,
     Done,
@@ -32,15 +35,18 @@ from qcmb_mpi.execution.wire import (
     Returned,
     Shut,
     TaskIds,
+    ToAgent,
     Transport,
     Work,
 )
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
+_LONG_TURN_S = 1.0
 _HELLO_S = 300.0
 
 
@@ -69,51 +75,6 @@ class Job:
     def n_tasks(self) -> int:
         """Tasks in all."""
         return sum(len(each.ids) for each in self.classes)
-
-
-class Sink(Protocol):
-    """Where outcomes are kept."""
-
-    def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Keep `outcomes`."""
-
-    def commit_if_due(self) -> None:
-        """Make what was kept durable if it has waited long enough."""
-
-
-class Observer:
-    """Hears what happens; every method may be overridden, none need be."""
-
-    def agent_joined(self, agent: int, info: AgentInfo, layout: Layout) -> None:
-        """Hear that an agent is ready for work."""
-
-    def agent_lost(self, agent: int, reason: str) -> None:
-        """Hear that an agent has gone."""
-
-    def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
-        """Hear of attempts that have ended."""
-
-    def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
-        """Hear of a task that failed for good."""
-
-    def stepped(self, event: m.Event, commands: Sequence[m.Command], now: float) -> None:
-        """Hear of an event and what the scheduler made of it."""
-
-    def ticked(self, scheduler: Scheduler, now: float) -> None:
-        """Be called several times a second."""
-
-
-class Stop:
-    """A request to stop early, safe to make from a signal handler."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self.is_urgent = False
-
-    def request(self, reason: str) -> None:
-        """Ask for a drain; asked twice, for an end at once."""
-        self.is_urgent = self.reason is not None
-        self.reason = self.reason or reason
 
 
 LayoutChoice = Callable[[AgentInfo], Layout]
@@ -152,21 +113,25 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = Scheduler(options=options or SchedulerOptions())
+        self.ending: str | None = None
         self._transport = transport
-        self._n_agents = n_agents
+        self._crew = Crew(transport, n_agents)
         self._sink = sink
         self._observer = observer or Observer()
         self._stop = stop or Stop()
         self._timeout_s = timeout_s
         self._scratch = scratch
         self._clock = clock
-        self._deadline_s = math.inf
-        self._layouts: dict[int, Layout] = {}
-        self._answers: dict[int, set[int]] = {}
+        self._deadline_s = self._cut_off_s = math.inf
+        self._is_heeding = False
+        self._opening: int | None = None
+        self._loss: Failure | None = None
         self._last_failure: dict[tuple[int, int], Failure] = {}
 
     def open(self, job: Job, choose: Callable[[Sequence[AgentInfo]], LayoutChoice]) -> None:
         """Have every agent get ready for `job`, then hand its tasks to the scheduler.
+
+        Agents that cannot work on it, or are lost meanwhile, are left out.
 
         Parameters
         ----------
@@ -177,31 +142,28 @@ class Dispatcher:
         Raises
         ------
         QcmbError
-            An agent cannot work on the job: a program is missing on its node, say.
+            No agent can work on the job: a program is missing everywhere, say.
+        Interrupted
+            It was to stop, or the deadline came, before all were ready.
         """
         if len(job.done) < job.n_tasks:
-            self._gather()
-            layout_of = choose(tuple(self._transport.infos.values()))
-            self._answers[job.space] = set()
-            for agent, info in self._transport.infos.items():
-                self._open_at(agent, job, layout_of(info))
-            self._await(lambda: len(self._answers[job.space]) == len(self._transport.infos))
-            self._join()
-        self._heed_stop()
+            self._await(lambda: self._crew.absent)
+            if not self._crew.is_idle:
+                self._muster(job, choose)
+        if self._stop.reason is not None:
+            raise Interrupted(f"stopped while starting: {self._stop.reason}")
         self._step(m.SpaceAdded(job.space, self._admissible(job.classes), job.done))
 
     def run(self) -> bool:
-        """Work until everything is settled; return False if stopped early."""
+        """Work until everything is settled; return False if stopped early.
+
+        `ending` then says why.
+        """
         while not self.scheduler.is_finished:
-            if self._stop.is_urgent or self._clock() >= self._deadline_s:
-                return False
-            if self._stop.reason is not None and not self.scheduler.is_draining:
-                _LOG.warning(
-                    "%s: stopping; running tasks will be finished and kept (once more: at once)",
-                    self._stop.reason,
-                )
-                self._step(m.DrainRequested(self._stop.reason))
-            if self.scheduler.is_drained:
+            self._heed_stop()
+            self.ending = self._reason_to_end()
+            if self.ending is not None:
+                self._sink.flush()
                 return False
             self._turn(_POLL_S)
             self._step(m.Ticked())
@@ -214,27 +176,44 @@ class Dispatcher:
 
     def close(self, job: Job) -> None:
         """Have the agents forget `job`."""
-        for agent in self._layouts:
-            self._transport.send(agent, Shut(job.space))
+        for agent in self._crew.layouts:
+            self._send(agent, Shut(job.space))
 
-    def _gather(self) -> None:
-        self._await(lambda: len(self._transport.infos) == self._n_agents)
+    # ----------------------------------------------------------------- getting ready
 
-    def _heed_stop(self) -> None:
-        """Give up if asked to stop before the first task."""
-        if self._stop.reason is not None:
-            raise Interrupted(f"stopped while starting: {self._stop.reason}")
+    def _muster(self, job: Job, choose: Callable[[Sequence[AgentInfo]], LayoutChoice]) -> None:
+        """Have all who are present get ready; those who can join in."""
+        present = self._crew.present
+        layout_of = choose(tuple(present.values()))
+        self._crew.begin(job.space)
+        self._opening = job.space
+        for agent, info in present.items():
+            layout = self._crew.layouts[agent] = layout_of(info)
+            self._send(agent, Open(job.space, job.recipe, layout, self._timeout_s, self._scratch))
+        self._await(lambda: self._crew.silent(job.space))
+        for agent, error in self._crew.refusals(job.space).items():
+            self._dismiss(agent, error)
+        self._opening = None
+        for agent, layout in list(self._crew.layouts.items()):
+            if layout.n_slots and not self._has_joined(agent):
+                info = present[agent]
+                self._observer.agent_joined(agent, info, layout)
+                event = m.AgentJoined(agent, layout.n_slots, info.memory_bytes, info.host)
+                self._step(event)
 
-    def _await(self, is_met: Callable[[], bool]) -> None:
+    def _await(self, missing: Callable[[], list[int]]) -> None:
+        """Wait until nobody is missing."""
         give_up_s = self._clock() + _HELLO_S
-        while not is_met():
+        while missing():
             self._turn(_POLL_S)
-            self._heed_stop()
-            if self._clock() > give_up_s:
-                n_ready = len(self._transport.infos)
+            now = self._clock()
+            if self._stop.reason is not None or now >= self._deadline_s:
+                raise Interrupted(f"stopped while starting: {self._stop.reason or 'deadline'}")
+            if now > give_up_s and (late := missing()):
+                n_agents = self._crew.n_agents
                 raise TopologyError(
-                    f"only {n_ready} of {self._n_agents} agents got ready within {_HELLO_S:g} s; "
-                    "look at the nodes that are missing"
+                    f"only {n_agents - len(late)} of {n_agents} agents got ready within "
+                    f"{_HELLO_S:g} s; look at the nodes of rank {', '.join(map(str, late))}"
                 )
 
     def _admissible(self, classes: tuple[m.TaskClass, ...]) -> tuple[m.TaskClass, ...]:
@@ -243,43 +222,95 @@ class Dispatcher:
         Predictions are rough before anything has run: a task that is thought too large runs alone
         instead of being refused.
         """
-        most = max((info.memory_bytes for info in self._transport.infos.values()), default=0)
+        most = max((info.memory_bytes for info in self._crew.present.values()), default=0)
         if not most:
             return classes
         return tuple(replace(each, memory_bytes=min(each.memory_bytes, most)) for each in classes)
 
-    def _open_at(self, agent: int, job: Job, layout: Layout) -> None:
-        self._layouts[agent] = layout
-        message = Open(job.space, job.recipe, layout, self._timeout_s, self._scratch)
-        self._transport.send(agent, message)
+    # ----------------------------------------------------------------------- ending
 
-    def _join(self) -> None:
-        for agent, info in self._transport.infos.items():
-            layout = self._layouts[agent]
-            if layout.n_slots and not self.scheduler.has_agent(agent):
-                self._observer.agent_joined(agent, info, layout)
-                event = m.AgentJoined(agent, layout.n_slots, info.memory_bytes, info.host)
-                self._step(event)
+    def _heed_stop(self) -> None:
+        """Drain if asked to; what is finished is made safe before anything else."""
+        reason = self._stop.reason
+        if reason is None or self._is_heeding:
+            return
+        self._is_heeding = True
+        end = "will be finished and kept"
+        if self._stop.grace_s is not None:
+            self._sink.flush()
+            self._cut_off_s = self._clock() + self._stop.grace_s
+            end = f"get {self._stop.grace_s:g} s to finish"
+        _LOG.warning("%s: stopping; running tasks %s (once more: at once)", reason, end)
+        self._step(m.DrainRequested(reason))
+
+    def _reason_to_end(self) -> str | None:
+        now = self._clock()
+        if self._stop.is_urgent or now >= self._cut_off_s:
+            return self._stop.reason
+        if now >= self._deadline_s:
+            return "deadline"
+        if self.scheduler.is_drained:
+            return self.scheduler.drain_reason
+        if not self.scheduler.has_agents:
+            return f"all agents are lost: {self._crew.obituary}"
+        return None
+
+    def _lose(self, agent: int, reason: str) -> None:
+        """Do without an agent that has gone."""
+        info = self._crew.info(agent)
+        if self._part(agent, reason):
+            self._observer.agent_lost(agent, info, reason)
+
+    def _dismiss(self, agent: int, error: QcmbError) -> None:
+        """Do without an agent that cannot work on one of the spaces."""
+        for space in self._crew.spaces:
+            self._send(agent, Shut(space))
+        info = self._crew.info(agent)
+        if self._part(agent, str(error)):
+            self._observer.agent_refused(agent, info, error)
+
+    def _part(self, agent: int, reason: str) -> bool:
+        """Give what an agent had to the others; return False if that was done before."""
+        layout = self._crew.layouts.get(agent)
+        if not self._crew.strike(agent, reason):
+            return False
+        if self._has_joined(agent) and layout is not None:
+            held = sum(len(ids) for ids in self.scheduler.held(agent).values())
+            self._observer.cut_off(min(held, layout.n_slots))
+            message = f"rank {agent}, which ran it, was lost: {reason}"
+            self._loss = Failure(ErrorClass.CRASHED, "crashed", message)
+            self._step(m.AgentLost(agent, reason))
+            self._loss = None
+        return True
+
+    def _has_joined(self, agent: int) -> bool:
+        """Whether the scheduler knows an agent, be it of old."""
+        return self.scheduler.has_agent(agent)
+
+    # ------------------------------------------------------------- events and commands
 
     def _turn(self, timeout_s: float) -> None:
+        began_s = self._clock()
         for agent, message in self._transport.poll(timeout_s):
             self._take(agent, message)
-        self._sink.commit_if_due()
+        if self._clock() - began_s > _LONG_TURN_S:
+            self._sink.flush()  # tasks run in this very thread: the next may take as long
+        else:
+            self._sink.commit_if_due()
         self._observer.ticked(self.scheduler, self._clock())
 
     def _take(self, agent: int, message: FromAgent) -> None:
         match message:
-            case Ready(space, error) if space in self._answers:
-                self._answers[space].add(agent)
-                if error is not None:
-                    raise error
-            case Done(outcomes):
-                self._take_outcomes(agent, [o for o in outcomes if o.space in self._answers])
-            case Returned(space, ids) if space in self._answers:
-                self._step(m.TasksReturned(agent, space, ids))
             case Lost(reason):
-                self._observer.agent_lost(agent, reason)
-                self._step(m.AgentLost(agent, reason))
+                self._lose(agent, reason)
+            case Ready(space, error) if self._crew.knows(space):
+                self._crew.answer(agent, space, error)
+                if error is not None and space != self._opening and agent in self._crew.layouts:
+                    self._dismiss(agent, error)
+            case Done(outcomes) if self._has_joined(agent):
+                self._take_outcomes(agent, [o for o in outcomes if self._crew.knows(o.space)])
+            case Returned(space, ids) if self._crew.knows(space) and self._has_joined(agent):
+                self._step(m.TasksReturned(agent, space, ids))
 
     def _take_outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
         self._sink.append(outcomes)
@@ -312,10 +343,24 @@ class Dispatcher:
     def _carry_out(self, command: m.Command) -> None:
         match command:
             case m.Assign(agent, space, ids, is_alone):
-                self._transport.send(agent, Work(space, ids, is_alone))
+                self._send(agent, Work(space, ids, is_alone))
             case m.Retract(agent, space):
-                self._transport.send(agent, Recall(space))
+                self._send(agent, Recall(space))
+            case m.SetAside(agent, reason):
+                self._observer.agent_set_aside(agent, reason)
             case m.Quarantine(space, task, error, n_attempts):
-                unknown = Failure(error, error.value, "the task cannot be run here")
-                failure = self._last_failure.get((space, task), unknown)
+                failure = self._failure(space, task, error)
                 self._observer.quarantined(space, task, failure, n_attempts)
+
+    def _failure(self, space: int, task: int, error: ErrorClass) -> Failure:
+        """Return what is known of why a task was given up."""
+        last = self._last_failure.get((space, task))
+        if self._loss is not None and (last is None or error is self._loss.error_class):
+            return self._loss
+        if last is None:
+            return Failure(error, error.value, "it is predicted not to fit into any agent's memory")
+        return last
+
+    def _send(self, agent: int, message: ToAgent) -> None:
+        if not self._crew.has_left(agent):
+            self._transport.send(agent, message)

@@ -3,47 +3,43 @@
 The server is started with an environment free of launcher variables, imports what slots need
 once, and forks a slot in a few milliseconds. The ranks of a node share one: imports cost each
 node once. It reaps slots, and when an owner dies (end of file on its socket) it kills that
-owner's slots together with the programs they run; without owners it ends.
+owner's slots together with the programs they run; without owners it ends. This is the owner's side;
+the server's is :mod:`qcmb_mpi.execution.forkserver_main`.
 
 ``multiprocessing``'s own fork server would import the user's ``__main__`` in every child and
 keeps one environment for the whole process; see ``docs/decisions.md``.
 
 Rules of this file
 ------------------
-1. The server never runs a calculation and never starts a thread, so that forking it is safe.
-2. Every slot leads its own process group: killing the group takes its programs along.
+1. Whether the server has died is told by its socket alone: it need not be our child.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
-import importlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
 from qcmb_mpi.machine import launcher, threads
+from qcmb_mpi.machine.processes import cpu_s, kill_tree
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from qcmb_mpi.execution import forkserver; forkserver.serve(int(sys.argv[1]), sys.argv[3])"
+    "import qcmb_mpi.execution.forkserver_main as main; main.serve(int(sys.argv[1]), sys.argv[3])"
 )
-_PR_SET_PDEATHSIG = 1
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
 _PATIENCE_S = 300.0
-_NO_FORK = -1
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -66,7 +62,7 @@ class SlotProcess:
     log : file object
         What it and its programs write to standard output and error.
     mark : file object
-        Where it counts the tasks it has started.
+        Where it counts the tasks it has started; see :class:`~qcmb_mpi.execution.slot.Mark`.
     """
 
     def __init__(self, pid: int, connection: Connection, log: IO[bytes], mark: IO[bytes]) -> None:
@@ -80,6 +76,11 @@ class SlotProcess:
         """Tasks it has started in its life; known also after its death."""
         return int.from_bytes(os.pread(self._mark.fileno(), 8, 0), "little")
 
+    def cpu_s(self) -> float:
+        """Return the processor time that it and its programs spent on the task it is at."""
+        before_ms = int.from_bytes(os.pread(self._mark.fileno(), 8, 8), "little")
+        return max(0.0, cpu_s(self.pid) - before_ms / 1000)
+
     def output_tail(self, n_bytes: int = 2000) -> str:
         """Return the last `n_bytes` that were written."""
         size = os.fstat(self._log.fileno()).st_size
@@ -88,8 +89,8 @@ class SlotProcess:
         )
 
     def kill(self) -> None:
-        """Kill the slot and every program in its process group."""
-        _kill_group(self.pid)
+        """Kill the slot and every program it started, whatever group that is in."""
+        kill_tree(self.pid)
 
     def close(self) -> None:
         """Give up the pipe and the log."""
@@ -119,6 +120,7 @@ class ForkServer:
         self._process = process
         self._incoming = b""
         self._exits: dict[int, int] = {}
+        self._has_gone = False
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._control.connect(address)
@@ -172,32 +174,38 @@ class ForkServer:
         Raises
         ------
         TransportError
-            The server has died.
+            The server has died (:attr:`has_gone`), or the system is out of something.
         """
-        mine, theirs = socket.socketpair()
-        log = tempfile.TemporaryFile(prefix="qcmb-slot-")  # noqa: SIM115 (lives with the slot)
-        mark = tempfile.TemporaryFile(prefix="qcmb-mark-")  # noqa: SIM115 (likewise)
-        try:
-            with theirs:
+        with contextlib.ExitStack() as undo:
+            try:
+                mine, theirs = map(undo.enter_context, socket.socketpair())
+                log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
+                mark = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
                 self._send({"fork": True})
                 fds = [theirs.fileno(), log.fileno(), mark.fileno()]
                 socket.send_fds(self._control, [b"!"], fds)
-            pid = self._forked_pid()
-            if pid == _NO_FORK:
-                raise OSError("the system refused another process")
-        except OSError as error:
-            mine.close()
-            log.close()
-            mark.close()
-            raise TransportError(f"the fork server has gone: {error}") from error
+                pid = self._forked_pid()
+            except OSError as error:
+                what = "the fork server has gone" if self.has_gone else "no slot can be started"
+                raise TransportError(f"{what}: {error}") from error
+            undo.pop_all()
+        theirs.close()
+        self._exits.pop(pid, None)  # of another one that had this number once
         return SlotProcess(pid, Connection(mine.detach()), log, mark)
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether the server has died: no slot comes from it any more, and none of it lives."""
+        while not self._has_gone and select.select([self._control], [], [], 0.0)[0]:
+            self._read()
+        return self._has_gone
 
     def exit_status(self, pid: int, timeout_s: float = 1.0) -> int | None:
         """Return the exit status of a slot that ended: -N for signal N, None if not known."""
         while pid not in self._exits:
-            readable, _, _ = select.select([self._control], [], [], timeout_s)
-            if not readable or not self._read():
+            if self._has_gone or not select.select([self._control], [], [], timeout_s)[0]:
                 return None
+            self._read()
         return self._exits.pop(pid)
 
     def close(self) -> None:
@@ -206,7 +214,7 @@ class ForkServer:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_FAREWELL_S)
-                _remove(self.address)  # if it was killed it could not do so itself
+                remove(self.address)  # if it was killed it could not do so itself
 
     def _send(self, request: Mapping[str, Any]) -> None:
         self._control.sendall(json.dumps(request).encode() + b"\n")
@@ -214,183 +222,22 @@ class ForkServer:
     def _forked_pid(self) -> int:
         while True:
             pid = self._exits.pop(0, None)  # process 0 never exits: the key of a fork's answer
+            if pid == NO_FORK:
+                raise BlockingIOError("the system refused another process")
             if pid is not None:
                 return pid
             if not select.select([self._control], [], [], _PATIENCE_S)[0]:
                 raise TimeoutError(f"no answer in {_PATIENCE_S:g} s; does an import hang?")
-            if not self._read():
+            self._read()
+            if self._has_gone:
                 raise ConnectionResetError("end of file on the control socket")
 
-    def _read(self) -> bool:
-        received = self._control.recv(65536)
+    def _read(self) -> None:
+        received = b""
+        with contextlib.suppress(OSError):  # reset: it died with a request of ours unread
+            received = self._control.recv(65536)
         *lines, self._incoming = (self._incoming + received).split(b"\n")
         for line in lines:
             pid, value = json.loads(line)
             self._exits[pid] = value
-        return bool(received)
-
-
-def serve(listener_fd: int, address: str) -> None:
-    """Run the server on a listening socket until its last owner has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _Server(socket.socket(fileno=listener_fd)).run()
-    _remove(address)
-    os._exit(0)
-
-
-def _remove(address: str) -> None:
-    """Remove a socket and its private directory."""
-    with contextlib.suppress(OSError):
-        os.unlink(address)
-        os.rmdir(os.path.dirname(address))
-
-
-class _Owner:
-    """One connection and the slots that were forked for it."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self.control = control
-        self.slots: set[int] = set()
-
-    def line(self) -> bytes:
-        """Read one request byte by byte: what follows it may carry file descriptors."""
-        line = bytearray()
-        with contextlib.suppress(ConnectionResetError):
-            while not line.endswith(b"\n"):
-                byte = self.control.recv(1)
-                if not byte:
-                    return b""
-                line += byte
-        return bytes(line)
-
-    def report(self, pid: int, value: int) -> None:
-        with contextlib.suppress(OSError):
-            self.control.sendall(json.dumps([pid, value]).encode() + b"\n")
-
-    def leave(self) -> None:
-        self.control.close()
-        for pid in self.slots:
-            _kill_group(pid)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-
-
-class _Server:
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
-        self._owners: dict[int, _Owner] = {}
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
-
-    def run(self) -> None:
-        self._accept()
-        while self._owners:
-            sources = [self._listener.fileno(), self._wake_read, *self._owners]
-            for source in select.select(sources, [], [])[0]:
-                if source == self._wake_read:
-                    os.read(self._wake_read, 4096)
-                    self._reap()
-                elif source == self._listener.fileno():
-                    self._accept()
-                elif not self._handle(self._owners[source]):
-                    self._owners.pop(source).leave()
-
-    def _accept(self) -> None:
-        owner = _Owner(self._listener.accept()[0])
-        self._owners[owner.control.fileno()] = owner
-
-    def _handle(self, owner: _Owner) -> bool:
-        """Do what an owner asks; return False if it has gone."""
-        line = owner.line()
-        if not line:
-            return False
-        request = json.loads(line)
-        if "preload" in request:
-            _preload(request["preload"])
-            return True
-        try:
-            _, fds, _, _ = socket.recv_fds(owner.control, 1, 3)
-        except OSError:
-            return False
-        self._fork(owner, fds)
-        return True
-
-    def _fork(self, owner: _Owner, fds: Sequence[int]) -> None:
-        server = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = _NO_FORK
-        if pid == 0:
-            self._become_slot(fds, server)
-        for fd in fds:
-            os.close(fd)
-        if pid != _NO_FORK:
-            owner.slots.add(pid)
-        owner.report(0, pid)
-
-    def _become_slot(self, fds: Sequence[int], server: int) -> None:
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setsid()
-            _die_with_parent(server)
-            self._drop_descriptors()
-            connection_fd, log_fd, mark_fd = fds
-            fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
-            os.dup2(log_fd, 1)
-            os.dup2(log_fd, 2)
-            from qcmb_mpi.execution import slot
-
-            slot.serve(Connection(connection_fd), mark_fd)
-            status = 0
-        except BaseException:  # the last frame of this process: say why, then leave
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
-
-    def _drop_descriptors(self) -> None:
-        self._listener.close()
-        for owner in self._owners.values():
-            owner.control.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-    def _reap(self) -> None:
-        """Tell owners which slots ended, and end the programs that those leave behind."""
-        with contextlib.suppress(ChildProcessError):
-            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                pid = ended.si_pid
-                # Not reaped yet, so the group is still the slot's own.
-                _kill_group(pid)
-                _, status = os.waitpid(pid, 0)
-                for owner in self._owners.values():
-                    if pid in owner.slots:
-                        owner.slots.discard(pid)
-                        owner.report(pid, os.waitstatus_to_exitcode(status))
-
-
-def _kill_group(pid: int) -> None:
-    """Kill a slot with all its programs, also one so young that it leads no group yet."""
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
-            return
-
-
-def _preload(modules: Iterable[str]) -> None:
-    for name in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent` dies (Linux; elsewhere a no-op)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+        self._has_gone = not received

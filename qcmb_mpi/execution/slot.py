@@ -22,6 +22,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
+import struct
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -30,7 +32,9 @@ from typing import Any
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.shelter import Guarded, Refusal
 from qcmb_mpi.machine.affinity import pin
+from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
 
 _FLUSH_S = 0.005
@@ -45,28 +49,44 @@ def serve(connection: Connection, mark_fd: int) -> None:
     mark_fd : int
         A file in which started tasks are counted.
     """
-    engines: dict[int, Engine] = {}
-    mark = _Mark(mark_fd)
+    _outlast_termination()
+    engines: dict[int, Guarded | Refusal] = {}
+    mark = Mark(mark_fd)
+    settled: SlotResources | None = None
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
             kind, space, *rest = pickle.loads(connection.recv_bytes())
             if kind == "space":
-                _send(connection, ("ready", space, _build(engines, space, *rest)))
+                recipe, settled = rest
+                _settle(settled)
+                engines[space], error = _build(recipe, settled)
+                _send(connection, ("ready", space, error))
             elif kind == "work":
-                _work(connection, mark, engines[space], space, rest[0])
+                engine = engines[space]
+                if engine.resources is not settled:  # another space was opened since
+                    settled = engine.resources
+                    _settle(settled)
+                _work(connection, mark, engine, space, rest[0])
             else:
                 engines.pop(space, None)
 
 
+def _outlast_termination() -> None:
+    """Leave it to the master what becomes of tasks when the whole job is sent SIGTERM.
+
+    By a handler, not by ignoring it: programs, and workers that a program forks, are to end.
+    """
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: None)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def _build(
-    engines: dict[int, Engine], space: int, recipe: EngineRecipe, resources: SlotResources
-) -> QcmbError | None:
-    _settle(resources)
+    recipe: EngineRecipe, resources: SlotResources
+) -> tuple[Guarded | Refusal, QcmbError | None]:
     try:
-        engines[space] = recipe.build(resources)
+        return Guarded(recipe.build(resources), resources), None
     except QcmbError as error:
-        return error
-    return None
+        return Refusal(resources, error), error
 
 
 def _settle(resources: SlotResources) -> None:
@@ -79,19 +99,24 @@ def _settle(resources: SlotResources) -> None:
     threadpool_limits(resources.n_threads)
 
 
-class _Mark:
-    """The number of tasks started, where the agent can read it."""
+class Mark:
+    """Where the agent can read what it must know if this process ends: two 8-byte integers.
+
+    The number of tasks started, and the processor time in ms that was spent before the last one.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._n_started = 0
 
     def count(self) -> None:
+        """Enter that a task starts."""
         self._n_started += 1
-        os.pwrite(self._fd, self._n_started.to_bytes(8, "little"), 0)
+        before_ms = int(1000 * sum(os.times()[:4]))
+        os.pwrite(self._fd, struct.pack("<qq", self._n_started, before_ms), 0)
 
 
-def _work(connection: Connection, mark: _Mark, engine: Engine, space: int, ids: Any) -> None:
+def _work(connection: Connection, mark: Mark, engine: Engine, space: int, ids: Any) -> None:
     finished: list[Outcome] = []
     flushed_s = time.monotonic()
     os.ftruncate(1, 0)
@@ -104,6 +129,7 @@ def _work(connection: Connection, mark: _Mark, engine: Engine, space: int, ids: 
             flushed_s = time.monotonic()
     if finished:
         _send(connection, ("done", finished))
+    reap_strays()
 
 
 def _send(connection: Connection, message: tuple[Any, ...]) -> None:

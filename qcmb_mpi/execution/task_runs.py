@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from qcmb_mpi.execution.dispatch import Dispatcher, Job, Observer
+from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.tasks import ParallelTask, TaskListRecipe, TaskResult, TaskStatus
 from qcmb_mpi.scheduling import messages as m
@@ -41,7 +42,7 @@ def run_tasks(
         timeout_s=config.timeout_per_task,
         scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
     )
-    recipe = TaskListRecipe(tuple(tasks), config.imports)
+    recipe = TaskListRecipe(tuple(tasks), config.imports, config.is_remedied)
     job = Job(executor.next_space(), recipe, _classes(tasks))
     try:
         dispatcher.open(job, lambda infos: choose_layouts(infos, job.classes, config))
@@ -97,8 +98,11 @@ class _Collected(Observer):
     def commit_if_due(self) -> None:
         """Do nothing: results are kept in memory."""
 
+    def flush(self) -> None:
+        """Do nothing either."""
+
     def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
-        is_late = failure.error_class is ErrorClass.TIMEOUT
+        is_late = failure.error_class in (ErrorClass.TIMEOUT, ErrorClass.HUNG)
         self._settle(
             task,
             TaskResult(

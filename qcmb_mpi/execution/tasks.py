@@ -94,15 +94,19 @@ class TaskListRecipe:
     ----------
     tasks : sequence of ParallelTask
     imports : tuple of str
+    is_remedied : bool
+        Whether what does not converge is tried again with other keywords.
     """
 
     tasks: Sequence[ParallelTask]
     imports: tuple[str, ...] = ()
+    is_remedied: bool = False
 
     def build(self, resources: SlotResources) -> TaskListEngine:
         """Return the engine of one slot."""
         prepare(self.imports)
-        return TaskListEngine(self.tasks, resources)
+        runner = AtomicRunner(resources, wants_records=True, is_remedied=self.is_remedied)
+        return TaskListEngine(self.tasks, runner)
 
 
 class TaskListEngine:
@@ -111,16 +115,16 @@ class TaskListEngine:
     Parameters
     ----------
     tasks : sequence of ParallelTask
-    resources : SlotResources
+    runner : AtomicRunner
     """
 
-    def __init__(self, tasks: Sequence[ParallelTask], resources: SlotResources) -> None:
+    def __init__(self, tasks: Sequence[ParallelTask], runner: AtomicRunner) -> None:
         self._tasks = tasks
-        self._runner = AtomicRunner(resources, wants_records=True)
+        self._runner = runner
 
     def compute(self, task: int) -> Outcome:
         """Run the task at position `task`."""
         from qcelemental.models.v2 import AtomicInput
 
         chosen = self._tasks[task]
-        return self._runner.run(task, chosen.program, AtomicInput(**chosen.atomic_input))
+        return self._runner.run(task, chosen.program, lambda: AtomicInput(**chosen.atomic_input))

@@ -35,12 +35,15 @@ class AgentInfo:
         Cores that are its own (0: it computes nothing).
     memory_bytes : int
         Memory that is its own.
+    node_memory_bytes : int
+        Memory of all agents of its node together; 0 if unknown.
     """
 
     rank: int
     host: str
     n_cores: int
     memory_bytes: int
+    node_memory_bytes: int = 0
 
 
 # master -> agent
@@ -142,6 +145,7 @@ class Transport(Protocol):
     """How the driver reaches its agents."""
 
     infos: dict[int, AgentInfo]
+    lost: dict[int, str]  # agents that have gone, and why; :class:`Lost` was told once of each
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
         """Return what has arrived as (agent, message), waiting up to `timeout_s` for it.
@@ -182,6 +186,7 @@ class LocalTransport:
     def __init__(self, agent: AnyAgent) -> None:
         self._agent = agent
         self.infos = {0: agent.info}
+        self.lost: dict[int, str] = {}
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
         """Return what the agent has to say."""

@@ -18,12 +18,16 @@ from qcmb_mpi.scheduling.policy import ErrorClass, error_class_of
 N_FAILURES_SHOWN = 5
 N_LABELS_SHOWN = 3
 N_TAIL_LINES = 3
+N_AGENTS_SHOWN = 3
 MESSAGE_LENGTH = 200
 _ADVICE = (
     (("timeout", "timed out"), "give it more time with --timeout, or more threads with --threads"),
     (("memory", "resource"), "give it more memory with --memory, or fewer slots with --workers"),
-    (("converge",), "change the program's convergence keywords or the initial guess in INPUT"),
-    (("missing", "not found"), "see what is installed with `qcmb-mpi doctor`"),
+    (("converge",), "let the program try more with --remedies, or change its keywords in INPUT"),
+    (("scratch",), "see that --scratch is there, and has room, on every node"),
+    (("missing", "not found"), "install it on every node: `qcmb-mpi doctor` there says what is"),
+    (("hung",), "see in the program's output what it waited for (licence, scratch, file system)"),
+    (("garbage",), "look at the program's keywords and version: its result was none"),
     (("input",), "correct INPUT where the message says"),
     (("signal", "crash", "died"), "see the program's output above; memory is a frequent cause"),
 )
@@ -127,8 +131,9 @@ def format_execution_summary(stats: Mapping[str, Any]) -> str:
         Four to six lines, and the first failures; no line end at the end.
     """
     lines = [_tasks_line(stats), _time_line(stats), _efficiency_line(stats)]
-    lines += [_prediction_line(stats), *_files_lines(stats), *_failure_lines(stats)]
-    return "\n".join(line for line in [*lines, _next_line(stats)] if line)
+    lines += [_prediction_line(stats), *_files_lines(stats), *_agent_lines(stats)]
+    lines += [*_failure_lines(stats), _stopped_line(stats), _next_line(stats)]
+    return "\n".join(line for line in lines if line)
 
 
 def _tasks_line(stats: Mapping[str, Any]) -> str:
@@ -136,7 +141,9 @@ def _tasks_line(stats: Mapping[str, Any]) -> str:
     counts = [f"{stats.get(key, 0)} {word}" for key, word in words]
     n_open = stats["n_tasks"] - sum(stats.get(key, 0) for key, _ in words)
     counts += [f"{n_open} not done"] if n_open > 0 else []
-    counts += [f"{stats['n_retries']} attempts repeated"] if stats.get("n_retries") else []
+    counts += (
+        [f"{_count(stats['n_retries'], 'attempt')} repeated"] if stats.get("n_retries") else []
+    )
     return f"{stats['status']}: {stats['n_tasks']} tasks: {', '.join(counts)}"
 
 
@@ -181,6 +188,23 @@ def _files_lines(stats: Mapping[str, Any]) -> list[str]:
     files = stats.get("files") or {}
     shown = ", ".join(f"{what} {path}" for what, path in files.items() if path)
     return [f"files: {shown}"] if shown else []
+
+
+def _agent_lines(stats: Mapping[str, Any]) -> list[str]:
+    """Name the agents that did not stay to the end."""
+    lines = []
+    for agent in stats.get("agents") or []:
+        reason = agent.get("trouble") or agent.get("set_aside")
+        if reason:
+            state = "lost" if agent["lost"] else "set aside" if agent["set_aside"] else "unfit"
+            where = f" on {agent['host']}" if agent["host"] else ""
+            lines.append(f"rank {agent['rank']}{where}: {state}: {_shorten(reason)}")
+    n_more = len(lines) - N_AGENTS_SHOWN
+    return lines[:N_AGENTS_SHOWN] + ([f"and {_count(n_more, 'more rank')}"] if n_more > 0 else [])
+
+
+def _stopped_line(stats: Mapping[str, Any]) -> str:
+    return f"stopped early: {_shorten(stats['stopped'])}" if stats.get("stopped") else ""
 
 
 def _failure_lines(stats: Mapping[str, Any]) -> list[str]:

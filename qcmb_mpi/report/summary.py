@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import platform
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -92,6 +92,7 @@ class RunSummary:
         self._failed: list[dict[str, Any]] = []
         self._slowest: list[tuple[float, int, int, int, int, str]] = []
         self._programs: set[tuple[str, str]] = set()
+        self._remedies: Counter[str] = Counter()
         self._notes: dict[str, Any] = {}
         self._errors = MedianSketch()
         self._predicted_s = self._measured_s = 0.0
@@ -126,21 +127,38 @@ class RunSummary:
     def agent_joined(self, info: AgentInfo) -> None:
         """Note a new agent; its rank is the name that :meth:`observe` uses."""
         self._agents[info.rank] = AgentTally(info)
-        present = sum(a.info.slots for a in self._agents.values() if not a.lost)
+        present = sum(a.n_slots for a in self._agents.values())
         self._n_slots = max(self._n_slots, present)
 
-    def agent_lost(self, rank: int) -> None:
-        """Note that an agent has gone before its time."""
+    def agent_lost(self, info: AgentInfo, reason: str) -> None:
+        """Note that an agent has gone before its time, maybe before it joined."""
+        agent = self._agents.setdefault(info.rank, AgentTally(info))
+        agent.lost, agent.trouble = True, reason
+
+    def agent_refused(self, info: AgentInfo, reason: str) -> None:
+        """Note that an agent cannot work on this."""
+        self._agents.setdefault(info.rank, AgentTally(info)).trouble = reason
+
+    def agent_set_aside(self, rank: int, reason: str) -> None:
+        """Note that an agent gets no more work because everything fails on it."""
         if rank in self._agents:
-            self._agents[rank].lost = True
+            self._agents[rank].set_aside = reason
 
     def first_start(self, now: float) -> None:
         """Note that the first task starts; later calls change nothing."""
         if self._first_start_s is None:
             self._first_start_s = now
 
-    def reused(self, ids: ArrayLike, *, space: int = 0, now: float | None = None) -> None:
-        """Note tasks whose results were in the store already (as array of ids)."""
+    def reused(
+        self,
+        ids: ArrayLike,
+        *,
+        space: int = 0,
+        now: float | None = None,
+        remedies: Mapping[str, int] | None = None,
+    ) -> None:
+        """Note tasks whose results were in the store already (ids), some thanks to remedies."""
+        self._remedies.update(remedies or {})
         tasks = np.atleast_1d(np.asarray(ids, np.int64))
         self._n_reused += len(tasks)
         moment = self._start_s if now is None else now
@@ -209,6 +227,7 @@ class RunSummary:
         agent.busy_s += float(seconds.sum())
         agent.peak_bytes = max(agent.peak_bytes, max(o.peak_bytes for o in done))
         self._programs.update({(o.program, o.version) for o in done if o.program})
+        self._remedies.update(o.remedy for o in done if o.remedy)
         self._note_slowest(space, done)
         self._note_prediction(space, ids, seconds)
         self._count_done(space, ids, seconds, now)
@@ -259,7 +278,7 @@ class RunSummary:
             n_failed=len(self._failed),
             n_retries=max(self._n_retries, 0),
             n_busy=n_busy,
-            n_slots=sum(a.info.slots for a in self._agents.values() if not a.lost),
+            n_slots=sum(a.n_slots for a in self._agents.values()),
             elapsed_s=now - self._start_s,
             remaining_s=remaining_s,
             levels=levels,
@@ -298,6 +317,8 @@ class RunSummary:
             "n_reused": self._n_reused,
             "n_failed": len(self._failed),
             "n_retries": max(self._n_retries, 0),
+            "n_remedied": sum(self._remedies.values()),
+            "remedies": dict(sorted(self._remedies.items())),
             "wall_s": rounded(wall_s),
             "setup_s": rounded(self._since_start(self._first_start_s)),
             "assembly_s": rounded(self._assembly_s),

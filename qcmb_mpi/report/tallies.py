@@ -64,11 +64,19 @@ class AgentTally:
     busy_s: float = 0.0
     peak_bytes: int = 0
     lost: bool = False
+    set_aside: str | None = None
+    trouble: str | None = None
+
+    @property
+    def n_slots(self) -> int:
+        """Slots that get work."""
+        return 0 if self.lost or self.set_aside or self.trouble else self.info.slots
 
     def as_dict(self) -> dict[str, Any]:
         """Give the row of the summary."""
         counts = {"n_tasks": self.n_tasks, "busy_s": rounded(self.busy_s), "lost": self.lost}
-        return asdict(self.info) | counts | {"peak_bytes": self.peak_bytes}
+        why = {"set_aside": self.set_aside, "trouble": self.trouble}
+        return asdict(self.info) | counts | why | {"peak_bytes": self.peak_bytes}
 
 
 @dataclass(slots=True)

@@ -70,9 +70,10 @@ class Custody:
         has_elsewhere = self._pool.has_other(trials.missing_on, task_bytes)
         is_excused = agent.is_aside and is_place_suspected(error)
         if not is_excused and is_counted(error, has_elsewhere=has_elsewhere):
-            trials.charged[agent.number] = trials.charged.get(agent.number, 0) + 1
+            trials.charged.setdefault(agent.number, []).append(error)
         n_retries = self._pool.options.n_retries
-        decision = decide(error, trials.n_attempts, n_retries, has_elsewhere=has_elsewhere)
+        counts = trials.n_attempts, trials.n_alike(error)
+        decision = decide(error, *counts, n_retries, has_elsewhere=has_elsewhere)
         if decision is Decision.QUARANTINE and not (
             is_place_suspected(error)
             and self._trust.is_suspect(agent)

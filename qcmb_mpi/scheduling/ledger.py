@@ -68,19 +68,23 @@ class Trials:
     n_deaths : int
         Agents that were lost with it.
     charged : dict
-        Attempts that count against it, by agent.
+        Errors of the attempts that count against it, by agent.
     failed_on : dict
         The agents it failed on, with the last error there.
     """
 
     n_deaths: int = 0
-    charged: dict[int, int] = field(default_factory=dict)
+    charged: dict[int, list[ErrorClass]] = field(default_factory=dict)
     failed_on: dict[int, ErrorClass] = field(default_factory=dict)
 
     @property
     def n_attempts(self) -> int:
         """Attempts that count against it."""
-        return sum(self.charged.values())
+        return sum(map(len, self.charged.values()))
+
+    def n_alike(self, error: ErrorClass) -> int:
+        """Return how many of the attempts that count ended in this way."""
+        return sum(errors.count(error) for errors in self.charged.values())
 
     @property
     def missing_on(self) -> frozenset[int]:

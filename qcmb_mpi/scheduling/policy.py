@@ -93,7 +93,7 @@ def is_counted(error: ErrorClass, *, has_elsewhere: bool) -> bool:
 
 
 def decide(
-    error: ErrorClass, n_attempts: int, n_retries: int, *, has_elsewhere: bool = False
+    error: ErrorClass, n_attempts: int, n_alike: int, n_retries: int, *, has_elsewhere: bool = False
 ) -> Decision:
     """Judge a failed attempt.
 
@@ -103,6 +103,8 @@ def decide(
         Of the attempt that just failed.
     n_attempts : int
         Attempts that count so far, this one included.
+    n_alike : int
+        Those of them that ended with this error.
     n_retries : int
         Further attempts the user allows for errors that can pass.
     has_elsewhere : bool
@@ -115,6 +117,6 @@ def decide(
     """
     if not is_counted(error, has_elsewhere=has_elsewhere):
         return Decision.RETRY_ELSEWHERE
-    if n_attempts >= max_attempts(error, n_retries):
+    if n_attempts > n_retries or n_alike >= max_attempts(error, n_retries):
         return Decision.QUARANTINE
     return Decision.RETRY_ALONE if error is ErrorClass.RESOURCE else Decision.RETRY_ELSEWHERE

@@ -6,4 +6,5 @@
 
 @settings
 
+rm -f "$summary"
 @{prepare}exec @{launch}@run

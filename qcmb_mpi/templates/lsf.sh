@@ -8,4 +8,5 @@
 
 @settings
 
+rm -f "$summary"
 @{prepare}exec @{launch}@run

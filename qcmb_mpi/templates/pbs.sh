@@ -8,4 +8,5 @@
 @settings
 
 cd "$PBS_O_WORKDIR" || exit 1
+rm -f "$summary"
 @{prepare}exec @{launch}@run

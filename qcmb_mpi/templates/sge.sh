@@ -9,4 +9,5 @@
 
 @settings
 
+rm -f "$summary"
 @{prepare}exec @{launch}@run

@@ -8,5 +8,6 @@
 
 @settings
 
-# exec: the warning before the time limit then reaches mpiexec, and through it every rank.
-@{prepare}exec @{launch}@run
+rm -f "$summary"
+@{prepare}# exec: the warning before the time limit then reaches mpiexec, and through it every rank.
+exec @{launch}@run

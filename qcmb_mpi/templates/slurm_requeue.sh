@@ -16,8 +16,7 @@ rm -f "$summary"
 child=$!
 trap 'kill -USR1 "$child"' USR1
 while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
-  wait "$child"
-  code=$?
+  wait "$child"; code=$?
 done
 @status
 case $state in

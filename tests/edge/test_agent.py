@@ -30,6 +30,7 @@ from qcmb_mpi.execution.wire import (
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.policy import ErrorClass
+from tests.edge.agent_cases import is_alive, wait_until
 from tests.engines import ToyRecipe, toy_energy
 from tests.toys import toy_expansion
 
@@ -41,7 +42,7 @@ _PATIENCE_S = 60.0
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     """Give an agent of two slots that is ended after the test."""
-    server = ForkServer.start(dict(os.environ), ["numpy"])
+    server = ForkServer.start(dict(os.environ), ["qcmb_mpi.execution.slot", "tests.engines"])
     made = Agent(
         AgentInfo(0, "here", 2, 10**9), server, slot_cpus=lambda n_slots, _: [()] * n_slots
     )
@@ -124,9 +125,10 @@ def test_a_hang_is_killed_with_its_children(agent: Agent) -> None:
     outcomes = run(agent, recipe, list(range(8)), timeout_s=1.0)
     failure = outcomes[2].failure
     assert failure is not None
-    assert failure.error_class is ErrorClass.TIMEOUT
+    assert failure.error_class is ErrorClass.HUNG
     assert "says hello" in failure.output_tail
-    assert not [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
+    sleeping = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
+    assert not any(is_alive(process) for process in sleeping)
 
 
 def test_a_killed_idle_slot_is_replaced(agent: Agent) -> None:
@@ -207,14 +209,4 @@ def test_slots_end_with_their_owner(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while any(_is_alive(pid) for pid in pids):
-        assert time.monotonic() < give_up_s
-        time.sleep(0.01)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    wait_until(lambda: not any(psutil.pid_exists(p) and is_alive(psutil.Process(p)) for p in pids))

@@ -16,7 +16,7 @@ from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.wire import AgentInfo, Done, FromAgent, Open, Ready, Shut, Work
+from qcmb_mpi.execution.wire import AgentInfo, Done, FromAgent, Lost, Open, Ready, Shut, Work
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.placement import Layout
 from tests.engines import FlakyEngine, ToyRecipe
@@ -30,7 +30,7 @@ _PATIENCE_S = 60.0
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     """Give an agent that is ended after the test."""
-    server = ForkServer.start(dict(os.environ), ["numpy"])
+    server = ForkServer.start(dict(os.environ), ["qcmb_mpi.execution.slot", "tests.engines"])
     made = Agent(
         AgentInfo(0, "here", 2, 10**9), server, slot_cpus=lambda n_slots, _: [()] * n_slots
     )
@@ -95,11 +95,11 @@ def test_a_space_that_no_slot_can_work_on_any_more_is_told(agent: Agent, tmp_pat
     """The only slot dies, and the one in its place cannot do what it could."""
     open_space(agent, 0, RefusesFrom(1, tmp_path / "0"), 1)  # type: ignore[arg-type]
     agent.handle(Work(0, np.arange(4)))
-    heard = hear(agent, lambda news: any(isinstance(m, Ready) for m in news))
-    [error] = [message.error for message in heard if isinstance(message, Ready)]
-    assert "the program has gone" in str(error)
-    [lost] = outcomes(heard)
-    assert (lost.task, lost.failure is not None) == (0, True)
+    heard = hear(agent, lambda news: any(isinstance(m, Lost) for m in news))
+    [reason] = [message.reason for message in heard if isinstance(message, Lost)]
+    assert "the program has gone" in reason
+    [ended] = outcomes(heard)
+    assert (ended.task, ended.failure is not None) == (0, True)
 
 
 @pytest.mark.parametrize(("n_before", "n_after"), [(3, 1), (1, 3), (2, 2)])

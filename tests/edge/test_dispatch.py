@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcmb_mpi.errors import Interrupted, TopologyError
-from qcmb_mpi.execution.dispatch import Dispatcher, Job, Observer, Stop
+from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
+from qcmb_mpi.execution.dispatch import Dispatcher, Job
+from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import Done, Lost, Open, Ready, Returned, Shut, Work
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.messages import TaskClass
@@ -31,14 +33,27 @@ Told = tuple[int, Failure, int]
 class Notes(Observer):
     """A sink and an observer that remembers everything."""
 
-    def __init__(self, stop: Stop | None = None, *, stop_after: int = 0, n_requests: int = 1):
+    def __init__(
+        self,
+        stop: Stop | None = None,
+        *,
+        stop_after: int = 0,
+        n_requests: int = 1,
+        grace_s: float | None = None,
+    ) -> None:
         self.kept: list[Outcome] = []
         self.failed: list[Told] = []
         self.lost: list[tuple[int, str]] = []
+        self.refused: list[int] = []
+        self.aside: list[tuple[int, str]] = []
+        self.n_cut_off = 0
+        self.flushed_at: list[int] = []
         self.joined: list[int] = []
         self._stop = stop
         self._stop_after = stop_after
         self._n_requests = n_requests
+        self._grace_s = grace_s
+        self.stopped_at = 0
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
         self.kept += outcomes
@@ -46,11 +61,23 @@ class Notes(Observer):
     def commit_if_due(self) -> None:
         pass
 
+    def flush(self) -> None:
+        self.flushed_at.append(len(self.kept))
+
     def agent_joined(self, agent: int, info: object, layout: Layout) -> None:
         self.joined.append(agent)
 
-    def agent_lost(self, agent: int, reason: str) -> None:
+    def agent_refused(self, agent: int, info: object, error: QcmbError) -> None:
+        self.refused.append(agent)
+
+    def agent_lost(self, agent: int, info: object, reason: str) -> None:
         self.lost.append((agent, reason))
+
+    def agent_set_aside(self, agent: int, reason: str) -> None:
+        self.aside.append((agent, reason))
+
+    def cut_off(self, n_tasks: int) -> None:
+        self.n_cut_off += n_tasks
 
     def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
         self.failed.append((task, failure, n_attempts))
@@ -59,7 +86,8 @@ class Notes(Observer):
         if self._stop is not None and len(self.kept) >= self._stop_after:
             while self._n_requests:
                 self._n_requests -= 1
-                self._stop.request("SIGTERM")
+                self._stop.request("SIGTERM", self._grace_s)
+                self.stopped_at = len(self.kept)
 
     @property
     def done(self) -> dict[int, float | None]:
@@ -76,7 +104,7 @@ def dispatcher(transport: RecordingTransport, notes: Notes, **options: object) -
 
 
 def choose(_: object) -> object:
-    return lambda info: Layout(1, 1, 0, "as the test says")
+    return lambda info: Layout(min(info.n_cores, 1), 1, 0, "as the test says")
 
 
 def work(transport: RecordingTransport, each: Job, notes: Notes, **options: object) -> bool:
@@ -236,8 +264,8 @@ def test_a_deadline_that_has_passed_starts_nothing() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = dispatcher(transport, notes, clock=lambda: 100.0)
     master.set_deadline(99.0)
-    master.open(job(), choose)  # type: ignore[arg-type]
-    assert not master.run()
+    with pytest.raises(Interrupted, match="deadline"):
+        master.open(job(), choose)  # type: ignore[arg-type]
     assert transport.sent_of(Work) == []
 
 

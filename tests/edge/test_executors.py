@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import math
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from qcmb_mpi import (
     ThreadExecutor,
 )
 from qcmb_mpi.errors import TransportError
+from tests.edge.agent_cases import slots_of
 from tests.edge.task_cases import IMPORTS, energies, energy, task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +142,7 @@ def test_processes_survive_what_programs_do() -> None:
         TaskStatus.COMPLETED,
         TaskStatus.FAILED,
     ]
-    assert [each.attempts for each in results] == [2, 1, 1, 2]
+    assert [each.attempts for each in results] == [2, 2, 1, 2]
     assert "SIGSEGV" in results[0].error_message
     assert "--timeout" in results[1].error_message
     assert energies(again) == [energy(5)]
@@ -153,6 +155,14 @@ def test_a_later_attempt_that_succeeds_is_counted(tmp_path: Path) -> None:
         [result] = executor.execute([task(1, faults={"1": "crash"}, once=mark)])
     assert result.status is TaskStatus.COMPLETED
     assert result.attempts == 2
+
+
+def test_processes_survive_the_end_of_their_fork_server() -> None:
+    with MultiprocessingExecutor(config()) as executor:
+        executor.execute([task(1)])
+        slots_of(os.getpid())[0].parents()[0].kill()
+        results = executor.execute([task(n) for n in range(1, 6)])
+    assert energies(results) == [energy(n) for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("kind", OWN.values(), ids=OWN)

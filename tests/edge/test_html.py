@@ -63,7 +63,7 @@ def make_summary(**notes: Any) -> dict[str, Any]:
     run = RunSummary(TaskSpace(toy_expansion(4)), "mpi", start_s=0.0, n_ranks=2)
     run.agent_joined(AgentInfo(0, "node0", 4, 2, 2, 3 * 2**30))
     run.agent_joined(AgentInfo(1, "node1", 4, 2, 2, 900))
-    run.agent_lost(1)
+    run.agent_lost(AgentInfo(1, "node1", 4, 2, 2, 900), "its process has died")
     run.observe([done(task, 1.0 + task, peak_bytes=5 * 2**20) for task in range(13)], 0, now=60.0)
     message, tail = "SCF <b>did</b> not converge", "cycle 50\n<script>alert(1)</script>"
     run.failed(
@@ -84,8 +84,8 @@ def test_a_report_with_everything() -> None:
         "Not counterpoise corrected (nocp) · what this result returns",
         "Counterpoise corrected (cp) n-body", "-0.033000000000", "-20.707813",
         "Who did what when", "Slots at work", "Slowest tasks", "13 computed", "many small tasks",
-        "SCF <b>did</b> not converge", "2 attempts", "3 GiB", "(lost)", "Made with",
-        "change the program's convergence keywords",
+        "SCF <b>did</b> not converge", "2 attempts", "3 GiB", "(lost: its process has died)", "Made with",
+        "let the program try more with --remedies",
     ):  # fmt: skip
         assert text in words, text
     assert words.index("Failed tasks") < words.index("The answer")

@@ -202,6 +202,8 @@ fi
 exit "${{CODE:-0}}"
 """
 MPIEXEC = """#!/bin/bash
+[ "$1" != --version ] || exec echo "mpiexec ($VERSION)"
+printf '%s\\n' "$@" >launched
 while [[ $1 != */python ]]; do shift; done
 exec "$@"
 """
@@ -268,6 +270,29 @@ def test_strings_of_the_users_arrive_as_they_are(stage: Path) -> None:
     words = (stage / "words").read_text("utf-8").split("\n")
     assert words[3] == "d ir/it's $(me).json"
     assert words[-1 - len(NASTY) : -1] == NASTY
+
+
+@pytest.mark.parametrize("name", [name for name in READY if "flux/" not in name])
+@pytest.mark.parametrize(
+    ("version", "is_tolerant"),
+    [("Open MPI) 5.0.11", True), ("Open MPI) 4.1.4", False), ("", False)],
+)
+def test_dead_ranks_are_done_without_where_mpiexec_can(
+    name: str, version: str, is_tolerant: bool, stage: Path
+) -> None:
+    start(stage, ready(name, stage), STATUS="complete", VERSION=version).wait(timeout=60)
+    launched = stage / "launched"
+    assert launched.exists() == ("single" not in name)
+    if launched.exists():
+        assert launched.read_text("utf-8").startswith("--with-ft\nulfm\n") == is_tolerant
+
+
+@pytest.mark.parametrize("name", READY)
+def test_no_older_summary_is_left_to_be_believed(name: str, stage: Path) -> None:
+    summary = stage / "input.run.json"
+    summary.write_text(json.dumps({"status": "complete"}))
+    start(stage, ready(name, stage), CODE="1").wait(timeout=60)
+    assert not summary.exists()
 
 
 def test_exec_hands_the_exit_code_on(stage: Path) -> None:

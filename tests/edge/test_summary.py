@@ -69,7 +69,8 @@ def test_a_whole_run_adds_up() -> None:
     agent = found["agents"][0]
     assert agent == {
         "rank": 0, "host": "node1", "cores": 4, "slots": 2, "threads": 2,
-        "memory_limit_bytes": 2**30, "n_tasks": 10, "busy_s": 9.0, "lost": False, "peak_bytes": 19,
+        "memory_limit_bytes": 2**30, "n_tasks": 10, "busy_s": 9.0, "lost": False, "set_aside": None,
+        "trouble": None, "peak_bytes": 19,
     }  # fmt: skip
     assert found["slowest"][0]["label"] == '["toy", [1, 2, 3], [1, 2, 3]]'
     assert len(found["slowest"]) == 10
@@ -118,8 +119,7 @@ def test_failures_are_listed_and_lower_nothing_else() -> None:
 def test_agents_come_and_go() -> None:
     run = make_summary(n_ranks=3)
     run.agent_joined(AgentInfo(1, "node2", 4, 4, 1))
-    run.agent_lost(1)
-    run.agent_lost(7)
+    run.agent_lost(AgentInfo(1, "node2", 4, 0, 0), "killed")
     run.retried(2)
     run.observe([], 0, now=101.0)
     run.observe([done(0)], 5, now=101.0)
@@ -128,6 +128,54 @@ def test_agents_come_and_go() -> None:
     assert found["agents"][2] | {"rank": 5, "host": "node1", "slots": 0} == found["agents"][2]
     assert (found["n_slots"], found["n_retries"], found["n_ranks"]) == (6, 2, 3)
     assert run.snapshot(102.0).n_slots == 2
+
+
+def test_agents_that_do_not_stay_are_listed_with_what_is_wrong() -> None:
+    run = make_summary(n_ranks=6)
+    run.agent_joined(AgentInfo(1, "node2", 4, 4, 1))
+    run.agent_joined(AgentInfo(2, "node3", 4, 4, 1))
+    run.agent_lost(AgentInfo(1, "node2", 4, 0, 0), "killed by signal 9")
+    run.agent_set_aside(2, "5 tasks in a row failed")
+    run.agent_set_aside(9, "nobody")
+    run.agent_refused(AgentInfo(3, "node4", 4, 0, 0), "pyscf is missing")
+    for rank in (4, 5):
+        run.agent_lost(AgentInfo(rank, "", 0, 0, 0), "never came")
+    assert run.snapshot(101.0).n_slots == 2
+    run.note(stopped="SIGTERM")
+    found = run.finish("incomplete", 102.0)
+    assert [agent["slots"] for agent in found["agents"]] == [2, 4, 4, 0, 0, 0]
+    assert [agent["lost"] for agent in found["agents"]] == [False, True, False, False, True, True]
+    lines = format_execution_summary(found).splitlines()
+    start = lines.index("rank 1 on node2: lost: killed by signal 9")
+    assert lines[start:] == [
+        "rank 1 on node2: lost: killed by signal 9",
+        "rank 2 on node3: set aside: 5 tasks in a row failed",
+        "rank 3 on node4: unfit: pyscf is missing",
+        "and 2 more ranks",
+        "stopped early: SIGTERM",
+        "next: run the same command again: finished tasks are not repeated",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing_program", "qcmb-mpi doctor"),
+        ("resource", "--memory"),
+        ("convergence_error", "--remedies"),
+        ("timeout", "--timeout"),
+        ("hung", "waited for"),
+        ("garbage", "its result was none"),
+        ("input_error", "correct INPUT"),
+        ("crashed", "output above"),
+    ],
+)
+def test_every_class_of_failure_says_what_to_do(kind: str, words: str) -> None:
+    run = make_summary()
+    run.failed("[1]", kind, "something went wrong", attempts=1)
+    last = format_execution_summary(run.finish("failed", 101.0)).splitlines()[-1]
+    assert last.startswith("next: ")
+    assert words in last
 
 
 def test_several_spaces_share_their_levels() -> None:

@@ -24,7 +24,10 @@ class RecordingTransport:
         self.sent: list[tuple[int, ToAgent]] = []
         self.heard: list[tuple[int, FromAgent]] = []
         self.to_tell: list[tuple[int, FromAgent]] = []
+        self.lost: dict[int, str] = {}
+        self.n_sent_at_loss: dict[int, int] = {}
         self.dies_after: dict[int, int] = {}
+        self.dies_when_told: dict[int, type] = {}
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
         """Let every living agent work a little; return what they say."""
@@ -32,8 +35,8 @@ class RecordingTransport:
         for rank, agent in list(self.agents.items()):
             news += [(rank, message) for message in agent.poll(0.0)]
             if rank in self.dies_after and self._n_done(rank, news) >= self.dies_after[rank]:
-                del self.agents[rank]
-                self.to_tell.append((rank, Lost("its node was switched off")))
+                self.kill(rank)
+        self._bury(news)
         news = [(rank, pickle.loads(pickle.dumps(message))) for rank, message in news]
         self.heard += news
         return news
@@ -42,8 +45,26 @@ class RecordingTransport:
         """Hand a copy of `message` to an agent; the dead do not answer."""
         message = pickle.loads(pickle.dumps(message))
         self.sent.append((to, message))
+        if isinstance(message, self.dies_when_told.get(to, ())):
+            self.kill(to)
         if to in self.agents:
             self.agents[to].handle(message)
+
+    def kill(self, rank: int, reason: str = "its node was switched off") -> None:
+        """End an agent; that it is lost comes with the next poll."""
+        self.agents.pop(rank, None)
+        self.to_tell.append((rank, Lost(reason)))
+
+    def demote(self, rank: int) -> None:
+        """Make an agent one that computes nothing."""
+        self.infos[rank] = AgentInfo(rank, f"node{rank}", 0, 0)
+
+    def _bury(self, news: Iterable[tuple[int, FromAgent]]) -> None:
+        for rank, message in news:
+            if isinstance(message, Lost):
+                self.lost[rank] = message.reason
+                self.n_sent_at_loss[rank] = len(self.sent)
+                self.infos.pop(rank, None)
 
     def close(self, *, wait: bool = True) -> None:
         """End the agents."""

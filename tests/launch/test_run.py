@@ -151,13 +151,16 @@ def test_success_without_the_gradient_is_no_result(tmp_path: Path) -> None:
     assert {row["message"] for row in failed} == {"the program reported success but no gradient"}
 
 
-def test_a_hanging_task_is_killed(tmp_path: Path) -> None:
-    source = write(tmp_path, helium(faults={"2": "hang"}))
+@pytest.mark.parametrize(
+    ("fault", "kind", "n_attempts"), [("hang", "hung", 2), ("spin", "timeout", 1)]
+)
+def test_a_task_over_time_is_killed(tmp_path: Path, fault: str, kind: str, n_attempts: int) -> None:
+    source = write(tmp_path, helium(faults={"2": fault}))
     job = run(command("run", source, "--timeout", "1", "--workers", "4", *FLAKY), cwd=tmp_path)
     assert job.returncode == 1
     failed = read(tmp_path / "in.run.json")["failed"]
     assert len(failed) == 12
-    assert all(row["error_type"] == "timeout" for row in failed)
+    assert {(row["error_type"], row["attempts"]) for row in failed} == {(kind, n_attempts)}
 
 
 def test_on_failure_stop_ends_early(tmp_path: Path) -> None:
@@ -395,4 +398,4 @@ def test_slots_that_can_no_longer_start_leave_the_results(tmp_path: Path) -> Non
     assert n_done >= 1
     summary = read(tmp_path / "in.run.json")
     assert summary["status"] == "incomplete"
-    assert "mine" in summary["error"]
+    assert "mine" in summary["stopped"]

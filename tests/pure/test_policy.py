@@ -42,8 +42,8 @@ def test_number_of_attempts(error: ErrorClass, n_retries: int) -> None:
     n_attempts = 1
     is_alone = error is ErrorClass.RESOURCE
     retry = Decision.RETRY_ALONE if is_alone else Decision.RETRY_ELSEWHERE
-    while decide(error, n_attempts, n_retries) is not Decision.QUARANTINE:
-        assert decide(error, n_attempts, n_retries) is retry
+    while decide(error, n_attempts, n_attempts, n_retries) is not Decision.QUARANTINE:
+        assert decide(error, n_attempts, n_attempts, n_retries) is retry
         n_attempts += 1
     expected = (
         1
@@ -61,10 +61,19 @@ def test_only_a_missing_program_costs_nothing_while_there_is_another_place(
 ) -> None:
     assert is_counted(error, has_elsewhere=False)
     assert is_counted(error, has_elsewhere=True) is (error is not MISSING)
-    is_given_up = decide(error, 99, 2, has_elsewhere=True) is Decision.QUARANTINE
+    is_given_up = decide(error, 99, 99, 2, has_elsewhere=True) is Decision.QUARANTINE
     assert is_given_up is (error is not MISSING)
 
 
 @pytest.mark.parametrize("error", ErrorClass)
 def test_errors_of_the_task_itself_speak_against_no_place(error: ErrorClass) -> None:
     assert is_place_suspected(error) is (error not in {*NEVER, ErrorClass.RESOURCE})
+
+
+def test_what_is_repeated_once_is_so_also_after_other_errors() -> None:
+    assert decide(ErrorClass.GARBAGE, 2, 1, 6) is Decision.RETRY_ELSEWHERE
+    assert decide(ErrorClass.GARBAGE, 3, 2, 6) is Decision.QUARANTINE
+
+
+def test_no_mixture_of_errors_gets_more_than_the_retries() -> None:
+    assert decide(ErrorClass.CRASHED, 3, 1, 2) is Decision.QUARANTINE

@@ -190,6 +190,9 @@ class Executor(ABC):
             self._transport.close(wait=wait)
             self._transport = None
 
+    def leave(self, code: int) -> None:  # noqa: B027 (most executors need not)
+        """End this process with `code` here and now, if it cannot end in the ordinary way."""
+
     def __enter__(self) -> Executor:
         self.initialize()
         return self

@@ -18,7 +18,7 @@ from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
 from qcmb_mpi.execution.executors.inline import FuturesAgent, InlineAgent
 from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
 from qcmb_mpi.execution.host import host_share
-from qcmb_mpi.execution.wire import AgentInfo, LocalTransport, Transport
+from qcmb_mpi.execution.wire import LocalTransport, Transport
 
 
 class SequentialExecutor(Executor):
@@ -56,10 +56,14 @@ class MultiprocessingExecutor(Executor):
         self._server = server
 
     def _start(self) -> Transport:
-        server = self._server or ForkServer.start(clean_environment(os.environ), PRELOAD)
-        self._server = None
+        server, self._server = self._server or _new_server(), None
         share = host_share(memory_bytes=self.config.memory_bytes)
-        return LocalTransport(Agent(share.info, server, slot_cpus=share.slot_cpus))
+        agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=_new_server)
+        return LocalTransport(agent)
+
+
+def _new_server() -> ForkServer:
+    return ForkServer.start(clean_environment(os.environ), PRELOAD)
 
 
 class FuturesExecutor(Executor):
@@ -89,8 +93,7 @@ class FuturesExecutor(Executor):
         info = host_share(memory_bytes=self.config.memory_bytes).info
         pool_size: int | None = getattr(self._pool, "_max_workers", None)
         n_workers = self.config.n_workers or pool_size or info.n_cores
-        info = AgentInfo(info.rank, info.host, n_workers, info.memory_bytes)
-        return LocalTransport(FuturesAgent(info, self._pool))
+        return LocalTransport(FuturesAgent(replace(info, n_cores=n_workers), self._pool))
 
 
 class ThreadExecutor(Executor):

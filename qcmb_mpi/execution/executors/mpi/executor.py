@@ -1,13 +1,9 @@
-"""MPI: an agent on every rank, the scheduler on rank 0.
+"""The executor that starts an agent on every rank and shares what rank 0 finds out.
 
 Rules of this file
 ------------------
-1. The only file that imports mpi4py.
-2. Point-to-point messages only, received by matched probe from any source: no posted wildcard
-   receive and no collective once the run is under way (both break when a rank dies).
-3. Never spin: a rank sleeps on its slots' pipes and looks for messages between, in an
-   interval that grows while nothing happens. Lookahead hides the interval.
-4. A rank with a bug aborts the job instead of leaving the others waiting.
+1. Every rank makes the same calls and leaves them with the same value or exception.
+2. Collectives only while the ranks start; a rank that dies there ends the job.
 """
 
 from __future__ import annotations
@@ -16,174 +12,42 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from qcmb_mpi.errors import Interrupted, QcmbError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+from qcmb_mpi.execution.executors.mpi import leave, vigil
+from qcmb_mpi.execution.executors.mpi.mail import is_loss, is_tolerant
+from qcmb_mpi.execution.executors.mpi.master import MasterTransport
+from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
+from qcmb_mpi.execution.executors.mpi.worker import Worker
 from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
 from qcmb_mpi.execution.host import HostShare, host_share
-from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Hello, ToAgent, Transport
+from qcmb_mpi.execution.wire import AgentInfo, Transport
 from qcmb_mpi.machine import affinity, launcher
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 T = TypeVar("T")
-_TAG = 1
-_SHORTEST_S = 0.0002
-_LONGEST_S = 0.01
-_GRACE_S = 30.0
-
-
-class _Nap:
-    """An interval that doubles while nothing happens."""
-
-    def __init__(self) -> None:
-        self.interval_s = _SHORTEST_S
-
-    def reset(self) -> None:
-        self.interval_s = _SHORTEST_S
-
-    def lengthen(self) -> None:
-        self.interval_s = min(2 * self.interval_s, _LONGEST_S)
-
-
-class _Mail:
-    """Messages of any size over one communicator."""
-
-    def __init__(self, comm: MPI.Comm) -> None:
-        self._comm = comm
-        self._sending: list[MPI.Request] = []
-
-    def send(self, to: int, message: object) -> None:
-        self._sending = [request for request in self._sending if not request.test()[0]]
-        self._sending.append(self._comm.isend(message, to, _TAG))
-
-    def receive(self) -> list[tuple[int, Any]]:
-        """Return what has arrived as (source, message)."""
-        from mpi4py import MPI
-
-        arrived = []
-        status = MPI.Status()
-        while (message := self._comm.improbe(MPI.ANY_SOURCE, _TAG, status)) is not None:
-            arrived.append((status.source, message.recv()))
-        return arrived
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until what was sent has been taken."""
-        give_up_s = time.monotonic() + timeout_s
-        while self._sending and time.monotonic() < give_up_s:
-            self._sending = [request for request in self._sending if not request.test()[0]]
-            time.sleep(_SHORTEST_S)
-
-
-class MasterTransport:
-    """Rank 0's own agent and those of the other ranks.
-
-    Parameters
-    ----------
-    agent : Agent
-    comm : MPI.Comm
-    """
-
-    def __init__(self, agent: Agent, comm: MPI.Comm) -> None:
-        self._agent = agent
-        self._comm = comm
-        self._mail = _Mail(comm)
-        self._nap = _Nap()
-        self.infos = {0: agent.info}
-
-    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
-        """Return what has arrived from any agent."""
-        give_up_s = time.monotonic() + timeout_s
-        while True:
-            left_s = give_up_s - time.monotonic()
-            news = self._receive()
-            wait_s = 0.0 if news else max(0.0, min(self._nap.interval_s, left_s))
-            news += [(0, message) for message in self._agent.poll(wait_s)]
-            if news:
-                self._nap.reset()
-                return news
-            if left_s <= 0:
-                return news
-            self._nap.lengthen()
-
-    def _receive(self) -> list[tuple[int, FromAgent]]:
-        news: list[tuple[int, FromAgent]] = []
-        for rank, message in self._mail.receive():
-            if isinstance(message, Hello):
-                self.infos[rank] = message.info
-            else:
-                news.append((rank, message))
-        return news
-
-    def send(self, to: int, message: ToAgent) -> None:
-        """Send `message` to agent `to`."""
-        if to == 0:
-            self._agent.handle(message)
-        else:
-            self._mail.send(to, ("agent", message))
-
-    def conclude(self, value: object, error: BaseException | None) -> None:
-        """Tell every rank how the shared work ended."""
-        for rank in range(1, self._comm.size):
-            self._mail.send(rank, ("end", value, error))
-        self._mail.flush(_GRACE_S)
-
-    def close(self, *, wait: bool = True) -> None:
-        """End our own slots; the other ranks end theirs."""
-        self._agent.close(wait=wait)
-        self._mail.flush(_GRACE_S)
-
-
-class Worker:
-    """A rank other than 0: its agent, served until the master ends the work.
-
-    Parameters
-    ----------
-    agent : Agent
-    comm : MPI.Comm
-    """
-
-    def __init__(self, agent: Agent, comm: MPI.Comm) -> None:
-        self._agent = agent
-        self._mail = _Mail(comm)
-        self._mail.send(0, Hello(agent.info))
-
-    def serve(self) -> tuple[Any, BaseException | None]:
-        """Serve until the master concludes; return its value and its exception."""
-        nap = _Nap()
-        while True:
-            messages = self._mail.receive()
-            for _, (kind, *rest) in messages:
-                if kind == "end":
-                    return rest[0], rest[1]
-                if kind == "agent":
-                    self._agent.handle(rest[0])
-            news = self._agent.poll(0.0 if messages else nap.interval_s)
-            for message in news:
-                self._mail.send(0, message)
-            if messages or news:
-                nap.reset()
-            else:
-                nap.lengthen()
-
-    def close(self, *, wait: bool = True) -> None:
-        """End our slots."""
-        self._agent.close(wait=wait)
-        self._mail.flush(_GRACE_S)
 
 
 class MPIExecutor(Executor):
     """An agent on every rank of an MPI communicator.
 
     Every rank makes the same calls and gets the same results, so a script needs no rank guard.
+
+    Any rank but the first may be lost: its work goes to the others. Under Open MPI 5's
+    ``mpiexec --with-ft ulfm`` that holds for ranks that die; with any launcher it holds for ranks
+    that fall silent (``heartbeat_s``) or can start no more slots. A rank that dies without ULFM
+    ends the job, also under MPICH (with ``-disable-auto-cleanup`` too): the same command resumes.
+    After a loss the process leaves without MPI_Finalize: with exit code 1 if an exception went
+    unhandled, else 0, also after a ``sys.exit`` of another code.
 
     Parameters
     ----------
@@ -232,11 +96,13 @@ class MPIExecutor(Executor):
             # Open MPI's one-sided transport over libfabric, which nothing here uses, sleeps for a
             # second while it starts.
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
-            from mpi4py import MPI
+            with _watched(environment), _ending_on_loss():
+                from mpi4py import MPI
 
-            library = " ".join(MPI.Get_library_version().split("\n")[0].split())
-            launcher.check_world(environment, MPI.COMM_WORLD.size, library=library)
-            self._comm = self._given_comm or MPI.COMM_WORLD.Dup()
+                leave.departure.prepare()
+                library = " ".join(MPI.Get_library_version().split("\n")[0].split())
+                launcher.check_world(environment, MPI.COMM_WORLD.size, library=library)
+                self._comm = self._given_comm or MPI.COMM_WORLD.Dup()
         return self._comm
 
     @property
@@ -255,21 +121,22 @@ class MPIExecutor(Executor):
             if self.is_master:
                 super().initialize()
             elif self._worker is None:
-                self._worker = Worker(self._agent(), self.comm)
+                agent, neighbours = self._settle()
+                self._worker = Worker(agent, self.comm, neighbours, self.config.heartbeat_s)
 
     @contextlib.contextmanager
     def _abort_on_error(self) -> Iterator[None]:
         """End the whole job rather than leave the other ranks waiting for this one."""
-        comm = self.comm
+        _ = self.comm  # what is wrong with it is wrong on every rank
         try:
             yield
         except BaseException:
             traceback.print_exc()
-            comm.Abort(QcmbError.exit_code)
-            raise
+            leave.with_a_bug(QcmbError.exit_code)
 
     def _start(self) -> Transport:
-        return MasterTransport(self._agent(), self.comm)
+        agent, neighbours = self._settle()
+        return MasterTransport(agent, self.comm, neighbours, self.config.heartbeat_s)
 
     def shutdown(self, wait: bool = True) -> None:
         """End this rank's slots."""
@@ -278,34 +145,58 @@ class MPIExecutor(Executor):
             self._worker = None
         super().shutdown(wait)
 
+    def leave(self, code: int) -> None:
+        """Leave with `code` here and now if ranks were lost, or could still be lost."""
+        if self._comm is not None:
+            leave.departure.now(code)
+
     def share(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0; every rank returns its value or raises its exception."""
         self.initialize()
         if self._worker is not None:
             return cast("T", self._serve(self._worker))
         transport = cast("MasterTransport", self.transport)
+        transport.greet()
         try:
             value = work()
             _check_pickles(value)
         except BaseException as error:
-            transport.conclude(None, _portable(error))
+            self._conclude(transport, None, _portable(error))
             raise
-        transport.conclude(value, None)
+        self._conclude(transport, value, None)
         return value
+
+    def _conclude(
+        self, transport: MasterTransport, value: object, error: BaseException | None
+    ) -> None:
+        if not transport.conclude(value, error):
+            leave.departure.decide(has_silent=transport.has_silent)
 
     def _serve(self, worker: Worker) -> object:
         with self._abort_on_error(), _signals_left_to_master():
-            value, error = worker.serve()
-        if error is not None:
-            raise error
-        return value
+            end = worker.serve()
+        if not end.is_whole:
+            leave.departure.decide()
+        if end.error is not None:
+            raise end.error
+        return end.value
 
     def _start_server(self) -> ForkServer:
         """Start a server that is not bound to this rank's core, as mpiexec binds ranks."""
         with affinity.pinned(affinity.allocation_mask(self._is_binding_respected)):
             return ForkServer.start(clean_environment(os.environ), PRELOAD)
 
-    def _agent(self) -> Agent:
+    def _settle(self) -> tuple[Agent, Neighbours]:
+        """Divide the node among its ranks and make this rank's agent."""
+        with _watched(os.environ), _ending_on_loss():
+            server, address, rows = self._meet_neighbours()
+        share = self._share(rows)
+        server = server or ForkServer.connect(address)
+        agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=self._start_server)
+        return agent, Neighbours(rows)
+
+    def _meet_neighbours(self) -> tuple[ForkServer | None, str, list[Neighbour]]:
+        """Return our own fork server if we have one, the node's, and the ranks of the node."""
         from mpi4py import MPI
 
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -317,12 +208,11 @@ class MPIExecutor(Executor):
                 server = self._start_server()
             known = node.bcast(None if server is None else server.address)
         mask = affinity.allocation_mask(self._is_binding_respected)
-        neighbours = [_Neighbour(*row) for row in node.allgather((self.comm.rank, mask))]
+        rows = node.allgather(Neighbour(self.comm.rank, mask))
         node.Free()
-        share = self._share(neighbours)
-        return Agent(share.info, server or ForkServer.connect(known), slot_cpus=share.slot_cpus)
+        return server, known, rows
 
-    def _share(self, node: Sequence[_Neighbour]) -> HostShare:
+    def _share(self, node: Sequence[Neighbour]) -> HostShare:
         rank = self.comm.rank
         is_idle = self._is_master_dedicated and self.comm.size > 1
         if is_idle and rank == 0:
@@ -337,12 +227,25 @@ class MPIExecutor(Executor):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Neighbour:
-    """A rank of this node and its processors."""
+def _watched(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
+    """See to it that no rank waits in a collective for one that has died."""
+    found = launcher.launcher(environment)
+    if found is None or found.local_rank != 0 or not is_tolerant():
+        return contextlib.nullcontext()
+    return vigil.kept(environment, found.local_size or 1)
 
-    rank: int
-    mask: frozenset[int]
+
+@contextlib.contextmanager
+def _ending_on_loss() -> Iterator[None]:
+    """End the job if a rank dies in a collective: no rank can tell who got how far."""
+    try:
+        yield
+    except Exception as error:
+        if not is_loss(error):
+            raise
+        where = f"{leave.rank_name()}: another rank died while the job started"
+        print(f"qcmb-mpi: {where}; start it again", file=sys.stderr, flush=True)
+        leave.at_once(leave.EXIT_INCOMPLETE)
 
 
 def _idle_share(share: HostShare) -> HostShare:

@@ -1,0 +1,75 @@
+"""The ranks of one node: their processors, and how to end one that no longer answers.
+
+Rules of this file
+------------------
+1. A process is known by a descriptor taken while its rank was alive: a process id may have been
+   given to somebody else meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+def _process_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A rank of this node; made by that rank.
+
+    Parameters
+    ----------
+    rank : int
+    mask : frozenset of int
+        Its processors.
+    pid : int
+    namespace : str
+        Where `pid` means something.
+    """
+
+    rank: int
+    mask: frozenset[int]
+    pid: int = field(default_factory=os.getpid)
+    namespace: str = field(default_factory=_process_namespace)
+
+
+class Neighbours:
+    """The processes of the other ranks of this node.
+
+    Parameters
+    ----------
+    rows : sequence of Neighbour
+        All ranks of the node, ourselves too.
+    """
+
+    def __init__(self, rows: Sequence[Neighbour]) -> None:
+        here = _process_namespace()
+        self._processes: dict[int, int] = {}
+        for row in rows:
+            if row.pid != os.getpid() and row.namespace == here and hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):
+                    self._processes[row.rank] = os.pidfd_open(row.pid)
+
+    def kill(self, rank: int) -> bool:
+        """Kill the process of `rank`; return False if it is not one of ours to kill."""
+        process = self._processes.get(rank)
+        if process is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        return True
+
+    def close(self) -> None:
+        """Forget them."""
+        for process in self._processes.values():
+            os.close(process)
+        self._processes.clear()

@@ -1,0 +1,115 @@
+"""What a slot puts around an engine: failures of the place rather than of the calculation.
+
+Rules of this file
+------------------
+1. Engines as the slot sees them: a task goes in, an outcome comes out, nothing is raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import traceback
+from dataclasses import replace
+
+from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.engine import Engine, SlotResources
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.scheduling.policy import ErrorClass
+
+# Python's, and numpy's, which has had two homes.
+_MEMORY_ERROR = re.compile(r"([\w.]+\.)?_?(Array)?MemoryError\b")
+_OUT_OF_MEMORY = "out_of_memory"
+
+
+class Refusal:
+    """Stands in for an engine that cannot work in this slot.
+
+    Parameters
+    ----------
+    resources : SlotResources
+    error : QcmbError
+        Why.
+    """
+
+    def __init__(self, resources: SlotResources, error: QcmbError) -> None:
+        self.resources = resources
+        self._error = error
+
+    def compute(self, task: int) -> Outcome:
+        """Say why there is no result."""
+        failure = Failure(ErrorClass.MISSING_PROGRAM, "refused", str(self._error))
+        return failed(self.resources, task, failure)
+
+
+class Guarded:
+    """An engine whose scratch is looked after and whose lack of memory is told apart.
+
+    Parameters
+    ----------
+    engine : Engine
+    resources : SlotResources
+    """
+
+    def __init__(self, engine: Engine, resources: SlotResources) -> None:
+        self._engine = engine
+        self.resources = resources
+
+    def compute(self, task: int) -> Outcome:
+        """Run `task`, unless its scratch has gone."""
+        began_s = time.perf_counter()
+        scratch = self.resources.scratch
+        if scratch is not None and (fault := restored(scratch)):
+            failure = Failure(ErrorClass.MISSING_PROGRAM, "scratch_missing", fault)
+            return failed(self.resources, task, failure, began_s)
+        try:
+            return _told_apart(self._engine.compute(task))
+        except MemoryError as error:
+            message = f"MemoryError: {error}".rstrip(": ")
+            failure = Failure(
+                ErrorClass.RESOURCE, _OUT_OF_MEMORY, message, traceback.format_exc()[-2000:]
+            )
+            return failed(self.resources, task, failure, began_s)
+
+
+def restored(scratch: str) -> str:
+    """Make sure that a scratch directory is there; say what is wrong if it cannot be used."""
+    if not os.path.isdir(scratch):
+        with contextlib.suppress(OSError):
+            os.mkdir(scratch)  # not its parents: a disk that is not mounted is to be noticed
+    if not os.path.isdir(scratch):
+        return f"the scratch directory {scratch} has gone and cannot be made again"
+    if not os.access(scratch, os.W_OK | os.X_OK):
+        return f"the scratch directory {scratch} cannot be written to any more"
+    return ""
+
+
+def failed(
+    resources: SlotResources, task: int, failure: Failure, began_s: float | None = None
+) -> Outcome:
+    """Return the outcome of an attempt that failed in this slot, begun on the performance clock."""
+    seconds = 0.0 if began_s is None else time.perf_counter() - began_s
+    return Outcome(
+        space=0,
+        task=task,
+        start_s=time.time() - seconds,
+        seconds=seconds,
+        failure=failure,
+        host=resources.host,
+        rank=resources.rank,
+        slot=resources.slot,
+        n_threads=resources.n_threads,
+    )
+
+
+def _told_apart(outcome: Outcome) -> Outcome:
+    """Call a failure for lack of memory by its name: programs report it like any other."""
+    failure = outcome.failure
+    if failure is None or failure.error_class is not ErrorClass.UNKNOWN:
+        return outcome
+    if not _MEMORY_ERROR.match(failure.message):
+        return outcome
+    failure = replace(failure, error_class=ErrorClass.RESOURCE, error_type=_OUT_OF_MEMORY)
+    return replace(outcome, failure=failure)

@@ -1,0 +1,166 @@
+"""The slots of an agent as it sees them, and where they come from.
+
+Rules of this file
+------------------
+1. What a slot is given and when is decided in the agent.
+2. A fork server that dies is replaced here; its slots die with it, and the agent replaces those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution.engine import SlotResources
+from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess
+from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.wire import Open, TaskIds
+from qcmb_mpi.scheduling.policy import ErrorClass
+
+_LOG = logging.getLogger(__name__)
+_MAX_REVIVALS = 3
+_MAX_FAILURES = 3
+# The fault of the calculation, not of the slot.
+_BLAMELESS = frozenset({ErrorClass.INPUT, ErrorClass.CONVERGENCE})
+
+
+class Slot:
+    """One slot as its agent sees it.
+
+    Parameters
+    ----------
+    process : SlotProcess
+    server : ForkServer
+        Where it came from.
+    resources : SlotResources
+    """
+
+    def __init__(self, process: SlotProcess, server: ForkServer, resources: SlotResources) -> None:
+        self.process = process
+        self.server = server
+        self.resources = resources
+        self.spaces: dict[int, SlotResources] = {}
+        self.outstanding: deque[tuple[int, int]] = deque()
+        self.progressed_s = 0.0
+        self.has_answered = False
+        self.n_unanswered = 0
+        self._n_finished = 0
+        self._n_failed = 0
+        self._good_elsewhere = 0
+
+    def open(self, message: Open, now: float, *, memory_bytes: int | None = None) -> None:
+        """Have it get ready for a space, for once with as much memory as is given."""
+        resources = self.spaces.setdefault(message.space, self.resources)
+        if memory_bytes is not None:
+            resources = replace(resources, memory_bytes=memory_bytes)
+        if not self.outstanding:
+            self.progressed_s = now
+        self.n_unanswered += 1
+        self._send("space", message.space, message.recipe, resources)
+
+    def answered(self) -> None:
+        """Note that it has said whether it can work on a space."""
+        self.has_answered = True
+        self.n_unanswered -= 1
+
+    def receive(self) -> tuple[Any, ...]:
+        """Return what it says; raise EOFError or OSError if it has ended."""
+        message: tuple[Any, ...] = pickle.loads(self.process.connection.recv_bytes())
+        return message
+
+    def forget(self, space: int) -> None:
+        """Have it drop a space."""
+        self.spaces.pop(space, None)
+        self._send("forget", space)
+
+    def start(self, space: int, ids: TaskIds, now: float) -> None:
+        """Give it tasks."""
+        if not self.outstanding:
+            self.progressed_s = now
+        self.outstanding.extend((space, task) for task in ids.tolist())
+        self._send("work", space, ids)
+
+    def finish(self, outcome: Outcome, now: float, n_good: int) -> None:
+        """Note that its first task has ended; `n_good` have succeeded in all slots so far."""
+        self.progressed_s = now
+        self._n_finished += 1
+        self.outstanding.popleft()
+        if outcome.failure is None:
+            self._n_failed = 0
+        elif outcome.failure.error_class not in _BLAMELESS:
+            if not self._n_failed:
+                self._good_elsewhere = n_good
+            self._n_failed += 1
+
+    def is_suspect(self, n_good: int) -> bool:
+        """Whether it only fails while others succeed; `n_good` have succeeded in all so far."""
+        return self._n_failed >= _MAX_FAILURES and n_good > self._good_elsewhere
+
+    def take_current(self) -> tuple[int, int]:
+        """Take out the task it was at; those before it ended, but untold."""
+        index = self.process.n_started - self._n_finished - 1
+        index = min(max(index, 0), len(self.outstanding) - 1)
+        current = self.outstanding[index]
+        del self.outstanding[index]
+        return current
+
+    def _send(self, *message: object) -> None:
+        # A slot that has just died is noticed by the end of file on its pipe.
+        with contextlib.suppress(OSError):
+            self.process.connection.send_bytes(pickle.dumps(message, protocol=5))
+
+
+class SlotSource:
+    """Where slots come from: a fork server, and another one when that is killed.
+
+    Parameters
+    ----------
+    server : ForkServer
+    new_server : callable, optional
+        Starts another server of this rank's own; without it, a dead one is not replaced.
+    """
+
+    def __init__(
+        self, server: ForkServer, new_server: Callable[[], ForkServer] | None = None
+    ) -> None:
+        self._server = server
+        self._new_server = new_server
+        self._n_revivals = 0
+
+    def fork(self, resources: SlotResources) -> Slot:
+        """Start a slot.
+
+        Raises
+        ------
+        TransportError
+            There is no way to start one.
+        """
+        while True:
+            try:
+                return Slot(self._server.fork(), self._server, resources)
+            except TransportError:
+                if not self._server.has_gone or self._new_server is None:
+                    raise
+                if self._n_revivals >= _MAX_REVIVALS:
+                    raise
+            self._n_revivals += 1
+            _LOG.warning("the fork server was killed: starting another one")
+            self._server.close()
+            try:
+                self._server = self._new_server()
+            except OSError as error:
+                raise TransportError(f"no fork server can be started: {error}") from error
+
+    def trust(self) -> None:
+        """Note that work gets done: servers that were killed before do not count any more."""
+        self._n_revivals = 0
+
+    def close(self) -> None:
+        """Give up the server."""
+        self._server.close()

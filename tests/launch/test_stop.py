@@ -1,0 +1,141 @@
+"""Jobs that are told to end: what is finished is safe, and the same command goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from qcmb_mpi import schema
+from qcmb_mpi.report.events import read_events
+from qcmb_mpi.scheduling.scheduler import Scheduler
+from tests.launch.calls import call
+from tests.launch.calls import write as write_here
+from tests.launch.diary import read_diary
+from tests.launch.jobs import command, read, run, started, wait_until
+from tests.launch.test_run import FLAKY, _n_done, helium, write
+
+DIARY = ("--import", "tests.launch.diary")
+N_TASKS = 2 * (5 + 10 + 10)
+
+
+def result(folder: Path, name: str = "in") -> bytes:
+    """Return a result without what differs from run to run."""
+    return schema.strip_volatile((folder / f"{name}.result.json").read_bytes())
+
+
+@pytest.mark.parametrize("n_ranks", [0, 3])
+def test_nothing_that_ended_a_second_before_sigterm_is_computed_again(
+    tmp_path: Path, n_ranks: int
+) -> None:
+    """Under mpiexec the ranks are killed half a second later."""
+    diary = tmp_path / "diary"
+    document = helium(6, program="diary", sleep=0.15, diary=str(diary))
+    words = command("run", write(tmp_path, document), "--workers", "1", *DIARY, n_ranks=n_ranks)
+    old = tmp_path / "in.run.json"
+    old.write_text('{"status": "complete"}')
+    with started(words, cwd=tmp_path) as job:
+        wait_until(lambda: has_entry_before(diary, time.monotonic() - 1.5))
+        at_s = time.monotonic()
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) in ((1, 75, 128 + signal.SIGTERM) if n_ranks else (75,))
+    assert not old.exists() or read(old)["status"] == "incomplete"
+    first = read_diary(diary)
+    again = run(words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    second = read_diary(diary)[len(first) :]
+    safe = {entry.task for entry in first if entry.ended_s < at_s - 1.0}
+    assert safe
+    assert safe & {entry.task for entry in second} == set()
+    summary = read(tmp_path / "in.run.json")
+    assert summary["n_computed"] == len(second)
+    assert summary["n_reused"] == summary["n_tasks"] - len(second) >= len(safe)
+    fresh = run(command("run", "in.json", "-o", "fresh.result.json", *DIARY), cwd=tmp_path)
+    assert fresh.returncode == 0, fresh.stderr
+    assert result(tmp_path) == result(tmp_path, "fresh")
+
+
+def has_entry_before(diary: Path, moment_s: float) -> bool:
+    return any(entry.ended_s < moment_s for entry in read_diary(diary))
+
+
+def test_sigterm_gives_running_tasks_a_moment_and_no_more(tmp_path: Path) -> None:
+    """A task that hangs is cut off; all that had ended before are kept."""
+    mark = tmp_path / "mark"
+    document = helium(5, faults={"2": "hang"}, once=str(mark))
+    words = command("run", write(tmp_path, document), "--workers", "2", *FLAKY)
+    with started(words, cwd=tmp_path) as job:
+        wait_until(lambda: mark.exists() and _n_done(tmp_path / "in.store.sqlite") >= 10)
+        job.send_signal(signal.SIGTERM)
+        _, told = job.communicate(timeout=60)
+        assert job.returncode == 75, told
+    assert "SIGTERM: stopping; running tasks get 2 s to finish (once more: at once)" in told
+    assert "stopped early: SIGTERM" in told
+    summary = read(tmp_path / "in.run.json")
+    assert (summary["status"], summary["stopped"]) == ("incomplete", "SIGTERM")
+    n_done = summary["n_computed"]
+    assert 10 <= n_done < N_TASKS
+    again = run(words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    summary = read(tmp_path / "in.run.json")
+    assert (summary["n_reused"], summary["n_computed"]) == (n_done, N_TASKS - n_done)
+    fresh = run(command("run", "in.json", "-o", "fresh.result.json", *FLAKY), cwd=tmp_path)
+    assert fresh.returncode == 0, fresh.stderr
+    assert result(tmp_path) == result(tmp_path, "fresh")
+
+
+@pytest.mark.parametrize("n_ranks", [0, 2])
+def test_the_deadline_cuts_off_and_says_so(tmp_path: Path, n_ranks: int) -> None:
+    document = helium(faults={"1": "hang"})
+    words = ("--walltime", "8", "--workers", "2", *FLAKY)
+    job = run(command("run", write(tmp_path, document), *words, n_ranks=n_ranks), cwd=tmp_path)
+    assert job.returncode == 75, job.stderr
+    summary = read(tmp_path / "in.run.json")
+    assert (summary["status"], summary["stopped"]) == ("incomplete", "deadline")
+    assert os.path.getsize(tmp_path / "in.store.sqlite") > 0
+
+
+def test_the_event_log_of_a_real_run_replays_to_the_same_commands(tmp_path: Path) -> None:
+    document = helium(5, faults={"3": "random"}, once=str(tmp_path / "mark"), sleep=0.01)
+    source = write(tmp_path, document)
+    words = ("--workers", "3", "--events", "in.events", *FLAKY)
+    job = run(command("run", source, *words), cwd=tmp_path)
+    assert job.returncode == 0, job.stderr
+    steps = list(read_events(tmp_path / "in.events"))
+    again = Scheduler()
+    for step in steps:
+        assert tuple(again.step(step.event, step.now)) == step.commands
+    assert again.is_finished
+    assert [type(step.event).__name__ for step in steps].count("TaskFailed") == 1
+    assert read(tmp_path / "in.run.json")["n_retries"] == 1
+
+
+@pytest.mark.parametrize("blocked", ["in.result.json", "in.run.json"])
+@pytest.mark.usefixtures("here")
+def test_an_end_that_cannot_be_written_is_no_bug_and_can_be_repeated(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, blocked: str
+) -> None:
+    """The disk fills up when all is computed."""
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == blocked:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace(source, target)
+
+    words = ("run", write_here(helium(3)), "--executor", "serial", *FLAKY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        code, _, err = call(capfd, *words)
+    assert code == 75
+    assert f"{blocked}" in err
+    assert "No space left on device; make room, then run the same command again" in err.replace(
+        f": '{blocked}'", ""
+    )
+    assert "Traceback" not in err
+    assert call(capfd, *words)[0] == 0
+    assert read(Path("in.run.json"))["n_computed"] == 0
