@@ -3,7 +3,10 @@
 Rules of this file
 ------------------
 1. Rooms are put together here and nowhere else; no room is done here.
-2. Once work has begun, every error of ours ends it with a summary and a store to resume from.
+2. Once work has begun, every error ends it with a summary and a store to resume from; the exit code
+   tells what running again can mend (75) from what it cannot.
+3. A signal is noted while the loop runs, raises while nobody would look for it, and waits while an
+   end is written.
 """
 
 from __future__ import annotations
@@ -15,12 +18,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qcmb_mpi import schema
-from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TasksFailed
+from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TransportError
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.engine import QCEngineRecipe
 from qcmb_mpi.execution.executors.base import Executor
@@ -33,95 +35,22 @@ from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress, SilentProgress
 from qcmb_mpi.report.sources import rows_of
-from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.runs import RunEnd, RunOptions
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
 from qcmb_mpi.store import Store
 from qcmb_mpi.watcher import Watcher
 
+__all__ = ["RunEnd", "RunOptions", "run_expansion"]
+
 _LOG = logging.getLogger(__name__)
 _MARGIN_S = 10.0
 _QUICK_TABLE_TASKS = 1_000_000  # 1.3 us each
+
+T = TypeVar("T")
 _REMEDIED = (
     "tasks that converged only with other keywords (--remedies): %d; equations and thresholds "
     "are those of the input, but the solution may be another; see `remedies` in the summary"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How to run one expansion; the executor has its own options.
-
-    Parameters
-    ----------
-    store : Path, optional
-        The result store; None keeps results only while the run lasts.
-    is_fresh : bool
-        Do not reuse results in the store.
-    is_stopping_on_failure : bool
-        Stop after the first task that failed for good, instead of going on with the others.
-    order : {"lpt", "level"}
-    deadline_s : float, optional
-        Seconds from now after which nothing runs any more.
-    cluster_properties : {"auto", "all", "none"}
-    events : Path, optional
-        Where to log every event and decision.
-    wants_timeline : bool
-        Whether the end is to tell when and where every task ran.
-    """
-
-    store: Path | None = None
-    is_fresh: bool = False
-    is_stopping_on_failure: bool = False
-    order: str = "lpt"
-    deadline_s: float | None = None
-    cluster_properties: str = "auto"
-    events: Path | None = None
-    wants_timeline: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """How a run ended.
-
-    Parameters
-    ----------
-    status : {"complete", "failed", "incomplete"}
-    result : ManyBodyResult, optional
-        Set if and only if complete.
-    summary : dict
-        The fields of ``*.run.json``.
-    timeline : tuple of TaskRows and list of str, optional
-        When and where every task ran, and their labels.
-    table : str
-        The n-body tables; where results are missing they say so.
-    """
-
-    status: str
-    result: Any
-    summary: dict[str, Any]
-    timeline: tuple[TaskRows, list[str]] | None = None
-    table: str = ""
-
-    def raise_if_unfinished(self) -> None:
-        """Raise what a Python caller should see instead of a result.
-
-        Raises
-        ------
-        TasksFailed
-            Some tasks failed for good.
-        Interrupted
-            The run was stopped early.
-        """
-        if self.status == "failed":
-            failed = tuple(self.summary["failed"])
-            first = failed[0]
-            message = f"{first['label']}: {first['error_type']}: {first['message']}"
-            tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
-            raise TasksFailed(f"{tasks} failed for good, first {message}", failed=failed)
-        if self.status == "incomplete":
-            n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
-            why = self.summary.get("stopped") or "no reason known"
-            raise Interrupted(f"stopped early ({why}) with {n_left} tasks left; run again to go on")
 
 
 def run_expansion(
@@ -144,7 +73,7 @@ def run_expansion(
     options : RunOptions, optional
     progress : Progress, optional
     stop : Stop, optional
-        By default SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are heard while it runs.
+        By default SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are heard from here to the end.
     start_s : float, optional
         When the run began, on the monotonic clock; default now.
     before_work : callable, optional
@@ -157,7 +86,7 @@ def run_expansion(
     Raises
     ------
     QcmbError
-        Nothing was run: a program is missing, the store is somebody else's, ...
+        Nothing was run: a program is missing, the store is somebody else's, a signal came, ...
     """
     options = options or RunOptions()
     deadline_s = _deadline_s(options)
@@ -168,8 +97,10 @@ def run_expansion(
         {number: space}, executor.name, start_s=began_s, n_ranks=executor.n_ranks
     )
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(_opened(options.store, executor.config.checkpoint_interval))
         stop = stop or stack.enter_context(heed_signals())
+        opened = _opened(options.store, executor.config.checkpoint_interval)
+        with stop.raising("opening the store"):  # where it may watch a lock for long
+            store = stack.enter_context(opened)
         log = stack.enter_context(EventLog(options.events)) if options.events else None
         store.attach(number, space)
         if options.is_fresh:
@@ -183,9 +114,10 @@ def run_expansion(
             store=store,
             summary=summary,
             deadline_s=deadline_s,
+            stop=stop,
         )
         watcher = Watcher(space, summary, progress or SilentProgress(), log)
-        return run.carry_through(watcher, stop, before_work)
+        return run.carry_through(watcher, before_work)
 
 
 def _deadline_s(options: RunOptions) -> float | None:
@@ -235,8 +167,10 @@ class _Run:
         store: Store,
         summary: summaries.RunSummary,
         deadline_s: float | None,
+        stop: Stop,
     ) -> None:
         self._deadline_s = deadline_s
+        self._stop = stop
         self._loaded = loaded
         self._space = space
         self._number = number
@@ -246,24 +180,26 @@ class _Run:
         self._summary = summary
         self._has_begun = False
 
-    def carry_through(
-        self, watcher: Watcher, stop: Stop, before_work: Callable[[], None]
-    ) -> RunEnd:
+    def carry_through(self, watcher: Watcher, before_work: Callable[[], None]) -> RunEnd:
         """Work and conclude; an error after the first task may have cost something ends early."""
+        passing: tuple[type[Exception], ...] = (Interrupted, TransportError, StoreError)
         try:
-            n_failed = self._work(watcher, stop, before_work)
+            n_failed = self._work(watcher, before_work)
             self._store.flush()
-            end = self._conclude(n_failed)
-            self._note_status(end.status)
-        except QcmbError as error:
+            passing = (Interrupted, TransportError)  # from here on the store is only read
+            return self._conclude(n_failed)
+        except Exception as error:
             if not self._has_begun and not isinstance(error, Interrupted):
                 raise
-            _LOG.error("%s", error)
-            self._summary.note(stopped=str(error))
-            end = RunEnd("incomplete", None, self._finish("incomplete"))
-        return end
+            is_ours = isinstance(error, QcmbError)
+            text = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            _LOG.error("%s", text)
+            self._note_end("incomplete")
+            self._summary.note(stopped=text)
+            last = None if isinstance(error, passing) else error
+            return RunEnd("incomplete", None, self._finish("incomplete"), error=last)
 
-    def _work(self, watcher: Watcher, stop: Stop, before_work: Callable[[], None]) -> int | None:
+    def _work(self, watcher: Watcher, before_work: Callable[[], None]) -> int | None:
         """Run what is not in the store; return the tasks that failed, None if stopped early."""
         loaded, config, store = self._loaded, self._executor.config, self._store
         done = store.done(self._number, with_records=loaded.wants_records)
@@ -285,7 +221,7 @@ class _Run:
                 is_stopping_on_failure=self._options.is_stopping_on_failure,
             ),
             observer=watcher,
-            stop=stop,
+            stop=self._stop,
             timeout_s=config.timeout_per_task,
             scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
         )
@@ -297,9 +233,10 @@ class _Run:
                 job,
                 lambda infos: choose_layouts(infos, classes, config, done=done, thread_limit=limit),
             )
+            n_before = sum(count.n_done for count in store.counts())
             before_work()
             self._has_begun = True
-            self._note_start(len(done))
+            self._note_start(len(done), n_before)
             with watcher.showing():
                 is_through = dispatcher.run()
             if dispatcher.ending is not None:
@@ -311,16 +248,32 @@ class _Run:
             dispatcher.close(job)
 
     def _conclude(self, n_failed: int | None) -> RunEnd:
-        """Assemble, if everything is there."""
+        """Assemble, if everything is there; say how it ended before anything that takes time."""
         status, result = "incomplete", None
         if n_failed:
             status = "failed"
         elif n_failed == 0:
-            status, result = "complete", self._assemble()
+            if self._stop.is_cutting_off:
+                raise Interrupted(f"stopped before assembling: {self._stop.reason}")
+            with self._stop.raising("assembling"):
+                status, result = "complete", self._assemble()
+        self._note_end(status)
         timeline = None
         if self._options.wants_timeline:
-            timeline = rows_of(self._store, self._space, space_id=self._number)
-        return RunEnd(status, result, self._finish(status), timeline, self._table(status, result))
+            timeline = self._extra(
+                "timeline", lambda: rows_of(self._store, self._space, space_id=self._number)
+            )
+        table = self._extra("n-body table", lambda: self._table(status, result)) or ""
+        return RunEnd(status, result, self._finish(status), timeline, table)
+
+    def _extra(self, name: str, make: Callable[[], T]) -> T | None:
+        """Return something that a run can end without, should the store or the time not last."""
+        try:
+            with self._stop.raising(f"making the {name}"):
+                return make()
+        except (StoreError, Interrupted) as error:
+            _LOG.error("no %s: %s", name, error)
+            return None
 
     def _table(self, status: str, result: Any) -> str:
         """Print the n-body tables, of what there is; who was told to stop has a second for that."""
@@ -350,13 +303,13 @@ class _Run:
         self._summary.assembly(time.monotonic() - began_s)
         return result
 
-    def _note_start(self, n_reused: int) -> None:
+    def _note_start(self, n_reused: int, n_before: int) -> None:
         """Leave word in the store of what has begun, for ``status`` and ``report``."""
         self._store.set_meta(
             {
                 "n_tasks": self._space.n_tasks,
                 "n_reused": n_reused,
-                "n_rows_before": sum(count.n_done for count in self._store.counts()),
+                "n_rows_before": n_before,
                 "executor": self._executor.name,
                 "n_ranks": self._executor.n_ranks,
                 "host": socket.gethostname(),
@@ -366,6 +319,16 @@ class _Run:
             }
         )
         self._note_status("running")
+
+    def _note_end(self, status: str) -> None:
+        """Leave word of how it ended, now; that it ended does not depend on it."""
+        if not self._has_begun:
+            return
+        try:
+            self._note_status(status)
+            self._store.flush()
+        except StoreError as error:
+            _LOG.debug("the end was not noted: %s", error)
 
     def _note_status(self, status: str) -> None:
         """Leave word in the store of how it stands."""

@@ -28,8 +28,8 @@ SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
 _MPIEXEC = 'mpiexec "${tolerant[@]}" --bind-to none'
 # Open MPI 5 can do without ranks that die; other launchers would refuse the option.
 _TOLERANCE = (
-    '[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm)'
-    " # ranks may die\n"
+    '[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]]'
+    " || tolerant=(--with-ft ulfm)\n"
 )
 # How one rank is started on each of many nodes; on one node the program needs no launcher.
 _LAUNCH = {

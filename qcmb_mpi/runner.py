@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qcmb_mpi.errors import InputError, Interrupted, QcmbError
+from qcmb_mpi.errors import IllegalEvent, InputError, Interrupted, QcmbError
 from qcmb_mpi.machine import affinity, launcher
 from qcmb_mpi.options import DEFAULT_TIMEOUT_S
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from qcmb_mpi.driver import RunEnd, RunOptions
     from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
     from qcmb_mpi.execution.forkserver import ForkServer
+    from qcmb_mpi.execution.stop import Stop
     from qcmb_mpi.report.progress import Progress
     from qcmb_mpi.run_files import Files
     from qcmb_mpi.schema import LoadedInput
 
 _LOG = logging.getLogger(__name__)
-_EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": 75}
 _PEEK_BYTES = 1 << 20
 _YIELD_S = 2.0
 _LEAST_BYTES = 64 * 2**20
@@ -109,11 +109,14 @@ def _plain_output() -> Iterator[TextIO]:
 
 
 def _on_master(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
+    from qcmb_mpi.execution.stop import heed_signals
+
     try:
-        return _run(args, executor, output)
-    except QcmbError as error:
-        return complain(error)
-    except Exception:
+        with heed_signals() as stop:
+            return _run(args, executor, output, stop)
+    except Exception as error:
+        if isinstance(error, QcmbError) and not isinstance(error, IllegalEvent):
+            return complain(error)
         traceback.print_exc()
         print(
             "qcmb-mpi: internal error: this is a bug in qcmb_mpi; please report the lines above, "
@@ -124,15 +127,16 @@ def _on_master(args: argparse.Namespace, executor: Executor, output: TextIO) -> 
         return QcmbError.exit_code
 
 
-def _run(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
-    from qcmb_mpi import schema
-    from qcmb_mpi.driver import run_expansion
-    from qcmb_mpi.machine.walltime import process_start_s
-    from qcmb_mpi.run_files import Files
+def _run(args: argparse.Namespace, executor: Executor, output: TextIO, stop: Stop) -> int:
+    with stop.raising("reading the input"):
+        from qcmb_mpi import schema
+        from qcmb_mpi.driver import run_expansion
+        from qcmb_mpi.machine.walltime import process_start_s
+        from qcmb_mpi.run_files import Files
 
-    start_s = process_start_s(time.monotonic())
-    _set_up_logging(args)
-    loaded = schema.read_input(args.input, options=input_options(args))
+        start_s = process_start_s(time.monotonic())
+        _set_up_logging(args)
+        loaded = schema.read_input(args.input, options=input_options(args))
     for warning in loaded.warnings:
         _LOG.warning("%s", warning)
     if executor.name in ("serial", "thread") and args.timeout != DEFAULT_TIMEOUT_S:
@@ -144,6 +148,7 @@ def _run(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
         executor,
         _run_options(args, files),
         progress=_progress(args, loaded),
+        stop=stop,
         start_s=start_s,
         before_work=files.set_old_result_aside,
     )
@@ -154,7 +159,9 @@ def _run(args: argparse.Namespace, executor: Executor, output: TextIO) -> int:
     except (OSError, InputError) as error:
         again = "make room, then run the same command again: finished tasks are not repeated"
         raise Interrupted(f"the run has ended, but {error}; {again}") from error
-    return _EXIT_CODES[end.status]
+    if end.error is not None:
+        raise end.error
+    return end.exit_code
 
 
 def _executor_kind(wanted: str) -> str:

@@ -25,11 +25,10 @@ AT_HOME = {
     "mpi4py": ("execution.executors.mpi",),
     "qcengine": ("programs", "execution.engine", "execution.preload"),
     "qcelemental": (
-        *("schema", "programs", "execution.engine", "execution.judge", "execution.slicer"),
+        *("schema", "programs", "execution.engine", "execution.acceptance", "execution.slicer"),
         *("execution.preload", "execution.tasks", "execution.task_runs"),
     ),
     "psutil": ("machine", "report.status"),
-    "multiprocessing": ("execution",),
     "pyscf": ("programs",),
     "tblite": ("programs",),
 }

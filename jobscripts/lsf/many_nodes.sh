@@ -19,7 +19,7 @@ options=() # of `qcmb-mpi run`
 rm -f "$summary"
 hosts=hosts.$LSB_JOBID
 sort -u "$LSB_DJOB_HOSTFILE" >"$hosts"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hosts" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

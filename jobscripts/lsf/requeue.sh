@@ -21,15 +21,17 @@ options=() # of `qcmb-mpi run`
 rm -f "$summary"
 hosts=hosts.$LSB_JOBID
 sort -u "$LSB_DJOB_HOSTFILE" >"$hosts"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hosts" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"
+code=$?
 
 read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
-case $state in
-  complete) exit 0 ;;
-  incomplete) exit 75 ;; # -Q "75": LSF puts the job back into the queue
+case $state:$code in
+  complete:*) exit 0 ;;
+  *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
+  incomplete:*) exit 75 ;; # -Q "75": LSF puts the job back into the queue
 esac
 exit 1

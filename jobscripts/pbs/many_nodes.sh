@@ -17,7 +17,7 @@ options=() # of `qcmb-mpi run`
 
 cd "$PBS_O_WORKDIR" || exit 1
 rm -f "$summary"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

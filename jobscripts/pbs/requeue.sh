@@ -19,7 +19,7 @@ max_restarts=20
 
 cd "$PBS_O_WORKDIR" || exit 1
 rm -f "$summary"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"
@@ -31,6 +31,6 @@ case $state in
   complete) exit 0 ;;
   failed) exit 1 ;;
 esac
-[ "$code" -ne 2 ] || exit 2 # the input was refused
+case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
 qsub -v QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1)) "$script"

@@ -20,7 +20,7 @@ options=() # of `qcmb-mpi run`
 rm -f "$summary"
 hosts=hosts.$JOB_ID
 awk '{print $1" slots=1"}' "$PE_HOSTFILE" >"$hosts"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$NHOSTS" --hostfile "$hosts" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

@@ -17,7 +17,7 @@ options=() # of `qcmb-mpi run`
 # ----
 
 rm -f "$summary"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 # exec: the warning before the time limit then reaches mpiexec, and through it every rank.
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \

@@ -20,7 +20,7 @@ options=() # of `qcmb-mpi run`
 max_restarts=20
 
 rm -f "$summary"
-[[ $(mpiexec --version) != *"(Open MPI) "[5-9].* ]] || tolerant=(--with-ft ulfm) # ranks may die
+[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}" &
@@ -35,6 +35,6 @@ case $state in
   complete) exit 0 ;;
   failed) exit 1 ;;
 esac
-[ "$code" -ne 2 ] || exit 2 # the input was refused
+case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75
 scontrol requeue "$SLURM_JOB_ID"

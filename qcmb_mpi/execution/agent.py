@@ -13,11 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import wait
 
 import numpy as np
 
-from qcmb_mpi.execution import verdict
+from qcmb_mpi.execution import slot_failures
 from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
@@ -36,9 +35,10 @@ from qcmb_mpi.execution.wire import (
     ToAgent,
     Work,
 )
-from qcmb_mpi.machine.cgroups import oom_kills
 
-_OPENING_S = 600.0
+_OPENING_S = 240.0  # less than the master waits for an agent
+_PAUSE_S = 2.0
+_BURIAL_S = 1.0
 
 
 class Agent:
@@ -77,7 +77,7 @@ class Agent:
         self._lone = Backlog()
         self._alone: Slot | None = None
         self._n_good = 0
-        self._n_oom_kills = oom_kills()
+        self._looked_s = clock()
 
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
@@ -97,10 +97,12 @@ class Agent:
         """Keep the slots busy; return what there is to tell, waiting up to `timeout_s`."""
         if self._pool.news:
             timeout_s = 0.0
-        slots = {slot.process.connection: slot for slot in self._pool.slots}
-        for connection in wait(list(slots), timeout_s):
-            self._hear(slots[connection])  # type: ignore[index]
+        told = self._pool.listen(timeout_s)
+        self._allow_pause(timeout_s)
+        for slot in told:
+            self._hear(slot)
         self._end_overdue()
+        self._bury_ended()
         self._guard_memory()
         self._renew_suspects()
         self._feed()
@@ -136,7 +138,7 @@ class Agent:
         elif self._alone is None:
             for depth in (1, 2):
                 for slot in self._pool.slots:
-                    if slot.has_answered and len(slot.outstanding) < depth:
+                    if slot.is_ready and len(slot.outstanding) < depth:
                         self._give(slot)
 
     def _give(self, slot: Slot) -> None:
@@ -155,7 +157,7 @@ class Agent:
         if any(slot.outstanding for slot in self._pool.slots):
             return
         for slot in self._pool.slots:
-            if space in slot.spaces and not slot.n_unanswered:
+            if space in slot.spaces and slot.is_ready and not slot.n_unanswered:
                 batch = self._lone.take(len(self._pool.slots))
                 if batch is not None:
                     now = self._clock()
@@ -179,16 +181,28 @@ class Agent:
     def _limit_bytes(self) -> int:
         return self.info.memory_bytes if self._alone is None else self._all_bytes
 
+    def _allow_pause(self, timeout_s: float) -> None:
+        """Count no time in which this process did not run: its slots did not either."""
+        now = self._clock()
+        pause_s = now - self._looked_s - timeout_s
+        self._looked_s = now
+        if pause_s > _PAUSE_S:
+            for slot in self._pool.slots:
+                slot.progressed_s = min(now, slot.progressed_s + pause_s)
+
     def _hear(self, slot: Slot) -> None:
         try:
-            kind, *rest = slot.receive()
-        except (EOFError, OSError):
-            self._bury(slot)
+            messages = slot.process.pipe.receive()
+        except EOFError:
+            slot.ended_s = self._clock()
             return
-        if kind == "ready":
-            self._pool.heard_ready(slot, *rest)
-        else:
-            self._hear_done(slot, rest[0])
+        for kind, *rest in messages:
+            if slot not in self._pool.slots:
+                return
+            if kind == "ready":
+                self._pool.heard_ready(slot, *rest)
+            else:
+                self._hear_done(slot, rest[0])
 
     def _hear_done(self, slot: Slot, outcomes: list[Outcome]) -> None:
         now = self._clock()
@@ -200,15 +214,30 @@ class Agent:
         self._pool.news.append(Done(tuple(outcomes)))
 
     def _end_overdue(self) -> None:
-        now = self._clock()
         for slot in list(self._pool.slots):
-            limit_s = math.inf
-            if slot.outstanding:
-                limit_s = self._pool.spaces[slot.outstanding[0][0]].timeout_s
-            elif slot.n_unanswered:
-                limit_s = _OPENING_S
-            if now - slot.progressed_s > limit_s:
-                self._end(slot, verdict.overdue(limit_s, slot.process.cpu_s()))
+            if self._is_overdue(slot):
+                self._hear(slot)  # it may have told something meanwhile
+            if self._is_overdue(slot) and slot in self._pool.slots:
+                self._end_late(slot)
+
+    def _is_overdue(self, slot: Slot) -> bool:
+        return not slot.has_ended and self._clock() - slot.progressed_s > self._limit_s(slot)
+
+    def _limit_s(self, slot: Slot) -> float:
+        if slot.outstanding:
+            return self._pool.spaces[slot.outstanding[0][0]].timeout_s
+        return _OPENING_S if slot.n_unanswered else math.inf
+
+    def _end_late(self, slot: Slot) -> None:
+        limit_s, cpu_s = self._limit_s(slot), slot.process.cpu_s()
+        if slot.outstanding:
+            self._end(slot, slot_failures.overdue(limit_s, cpu_s))
+        elif slot.has_answered:
+            self._end(slot, slot_failures.unready(limit_s, cpu_s))
+        elif slot.process.pid:  # another one would take as long, longer than the master waits
+            self._pool.do_without(slot, slot_failures.unready(limit_s, cpu_s).message)
+        else:
+            self._pool.do_without(slot, slot_failures.UNANSWERED)
 
     def _guard_memory(self) -> None:
         busy = {slot.process.pid: slot for slot in self._pool.slots if slot.outstanding}
@@ -216,7 +245,7 @@ class Agent:
         overuse = self._guard.check(busy, idle, self._limit_bytes)
         if overuse is not None:
             is_alone = self._alone is not None
-            self._end(busy[overuse.pid], verdict.overused(overuse, is_alone=is_alone))
+            self._end(busy[overuse.pid], slot_failures.overused(overuse, is_alone=is_alone))
 
     def _renew_suspects(self) -> None:
         """Start those slots afresh in which everything fails while other slots succeed."""
@@ -230,13 +259,25 @@ class Agent:
         self._report(slot, failure)
         self._replace(slot, failure.message)
 
+    def _bury_ended(self) -> None:
+        for slot in list(self._pool.slots):
+            if slot.has_ended:
+                self._bury(slot)
+
     def _bury(self, slot: Slot) -> None:
         """Report what a dead slot was doing and put another one in its place."""
         status = slot.server.exit_status(slot.process.pid)
         has_server_died = status is None and slot.server.has_gone
+        is_known = status is not None or has_server_died or slot.process.fault
+        if not is_known and self._clock() - slot.ended_s < _BURIAL_S:
+            return  # the fork server will tell
+        if status is None:
+            slot.process.kill()  # it may have closed its pipe only, or have left its programs
         if has_server_died:
-            slot.process.kill()  # its programs, should anything be left of them
-            failure = verdict.SERVER_DIED
+            failure = slot_failures.SERVER_DIED
+        elif slot.process.fault:
+            self._pool.do_without(slot, slot.process.fault)
+            return
         else:
             failure = self._judge(slot, status)
         self._report(slot, failure)
@@ -244,9 +285,8 @@ class Agent:
 
     def _judge(self, slot: Slot, status: int | None) -> Failure:
         seen_bytes = self._guard.last_seen_bytes(slot.process.pid)
-        n_before, self._n_oom_kills = self._n_oom_kills, oom_kills()
-        is_oom = self._n_oom_kills > n_before or 2 * seen_bytes > self._limit_bytes > 0
-        return verdict.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
+        is_oom = self._guard.has_oom_killed() or 2 * seen_bytes > self._limit_bytes > 0
+        return slot_failures.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
 
     def _report(self, slot: Slot, failure: Failure) -> None:
         """Tell how the task ended that a slot was at."""

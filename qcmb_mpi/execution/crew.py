@@ -12,6 +12,8 @@ from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.wire import AgentInfo, Transport
 from qcmb_mpi.scheduling.placement import Layout
 
+_UNSAID = QcmbError("has not answered yet")
+
 
 class Crew:
     """The agents behind a transport, as one dispatcher sees them.
@@ -40,6 +42,11 @@ class Crew:
     def is_idle(self) -> bool:
         """Whether nobody who is present computes."""
         return not any(info.n_cores for info in self.present.values())
+
+    @property
+    def most_bytes(self) -> int:
+        """The most memory that one of those who compute has; 0 if none has a limit."""
+        return max((i.memory_bytes for i in self.present.values() if i.n_cores), default=0)
 
     @property
     def absent(self) -> list[int]:
@@ -90,6 +97,12 @@ class Crew:
     def silent(self, space: int) -> list[int]:
         """Those that have not answered yet."""
         return [agent for agent in self.layouts if agent not in self._answers[space]]
+
+    def is_any_ready(self, space: int) -> bool:
+        """Whether somebody who computes can work on a space."""
+        answers = self._answers[space]
+        ready = [agent for agent in self.layouts if answers.get(agent, _UNSAID) is None]
+        return any(self.layouts[agent].n_slots for agent in ready)
 
     def refusals(self, space: int) -> dict[int, QcmbError]:
         """Those that cannot work on a space and have not left.

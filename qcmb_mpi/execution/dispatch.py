@@ -6,6 +6,7 @@ Rules of this file
 2. Every decision is the scheduler's; here commands are only carried out.
 3. A pool may still speak of a job that was stopped: what is not about one of ours is dropped.
 4. Agents may be lost at any moment; only when none is left to work, the run ends, and says why.
+5. After SIGTERM a failure says nothing of its task: batch systems signal the programs, too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
 _LONG_TURN_S = 1.0
-_HELLO_S = 300.0
+_HELLO_S = 300.0  # more than an agent gives its slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,10 @@ class Dispatcher:
         QcmbError
             No agent can work on the job: a program is missing everywhere, say.
         Interrupted
-            It was to stop, or the deadline came, before all were ready.
+            It was to stop, or the deadline came, before all were ready; or nobody got ready.
         """
         if len(job.done) < job.n_tasks:
-            self._await(lambda: self._crew.absent)
+            self._await(lambda: self._crew.absent, lambda: not self._crew.is_idle)
             if not self._crew.is_idle:
                 self._muster(job, choose)
         if self._stop.reason is not None:
@@ -190,7 +191,9 @@ class Dispatcher:
         for agent, info in present.items():
             layout = self._crew.layouts[agent] = layout_of(info)
             self._send(agent, Open(job.space, job.recipe, layout, self._timeout_s, self._scratch))
-        self._await(lambda: self._crew.silent(job.space))
+        self._await(
+            lambda: self._crew.silent(job.space), lambda: self._crew.is_any_ready(job.space)
+        )
         for agent, error in self._crew.refusals(job.space).items():
             self._dismiss(agent, error)
         self._opening = None
@@ -201,8 +204,8 @@ class Dispatcher:
                 event = m.AgentJoined(agent, layout.n_slots, info.memory_bytes, info.host)
                 self._step(event)
 
-    def _await(self, missing: Callable[[], list[int]]) -> None:
-        """Wait until nobody is missing."""
+    def _await(self, missing: Callable[[], list[int]], is_any_ready: Callable[[], bool]) -> None:
+        """Wait until nobody is missing; in the end do without who is, if anybody is ready."""
         give_up_s = self._clock() + _HELLO_S
         while missing():
             self._turn(_POLL_S)
@@ -210,19 +213,22 @@ class Dispatcher:
             if self._stop.reason is not None or now >= self._deadline_s:
                 raise Interrupted(f"stopped while starting: {self._stop.reason or 'deadline'}")
             if now > give_up_s and (late := missing()):
-                n_agents = self._crew.n_agents
-                raise TopologyError(
-                    f"only {n_agents - len(late)} of {n_agents} agents got ready within "
-                    f"{_HELLO_S:g} s; look at the nodes of rank {', '.join(map(str, late))}"
-                )
+                if not is_any_ready():
+                    raise Interrupted(
+                        f"no agent got ready within {_HELLO_S:g} s; look at the nodes of rank "
+                        f"{', '.join(map(str, late))}"
+                    )
+                for agent in late:
+                    error = TopologyError(f"it did not get ready within {_HELLO_S:g} s")
+                    self._dismiss(agent, error)
 
     def _admissible(self, classes: tuple[m.TaskClass, ...]) -> tuple[m.TaskClass, ...]:
-        """Cap predicted memory at what the largest agent has.
+        """Cap predicted memory at what the largest agent that computes has.
 
         Predictions are rough before anything has run: a task that is thought too large runs alone
         instead of being refused.
         """
-        most = max((info.memory_bytes for info in self._crew.present.values()), default=0)
+        most = self._crew.most_bytes
         if not most:
             return classes
         return tuple(replace(each, memory_bytes=min(each.memory_bytes, most)) for each in classes)
@@ -276,6 +282,8 @@ class Dispatcher:
             return False
         if self._has_joined(agent) and layout is not None:
             held = sum(len(ids) for ids in self.scheduler.held(agent).values())
+            # No more can have been running: that is what is repeated. The scheduler suspects up to
+            # as many more, whose ends it may not have been told of.
             self._observer.cut_off(min(held, layout.n_slots))
             message = f"rank {agent}, which ran it, was lost: {reason}"
             self._loss = Failure(ErrorClass.CRASHED, "crashed", message)
@@ -308,9 +316,20 @@ class Dispatcher:
                 if error is not None and space != self._opening and agent in self._crew.layouts:
                     self._dismiss(agent, error)
             case Done(outcomes) if self._has_joined(agent):
-                self._take_outcomes(agent, [o for o in outcomes if self._crew.knows(o.space)])
+                self._take_outcomes(agent, self._believable(agent, outcomes))
             case Returned(space, ids) if self._crew.knows(space) and self._has_joined(agent):
                 self._step(m.TasksReturned(agent, space, ids))
+
+    def _believable(self, agent: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return what is ours; after SIGTERM, tasks that failed are as if they had not begun."""
+        ours = [each for each in outcomes if self._crew.knows(each.space)]
+        failed = [each for each in ours if each.failure is not None]
+        if not (failed and self._stop.is_cutting_off):
+            return ours
+        self._heed_stop()  # so that nothing is given out again
+        for each in failed:
+            self._step(m.TasksReturned(agent, each.space, np.array([each.task], dtype=np.int64)))
+        return [each for each in ours if each.failure is None]
 
     def _take_outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
         self._sink.append(outcomes)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.execution.judge import failure, judge
+from qcmb_mpi.execution.acceptance import failure, judge
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.slicer import Slicer, atomic_input
 from qcmb_mpi.expansion.plan import TaskSpace

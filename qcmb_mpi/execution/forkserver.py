@@ -12,24 +12,28 @@ keeps one environment for the whole process; see ``docs/decisions.md``.
 Rules of this file
 ------------------
 1. Whether the server has died is told by its socket alone: it need not be our child.
+2. Nobody waits for a server, which may be importing or stopped: what it answers is taken in when it
+   is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Mapping
-from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
+from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine import launcher, threads
 from qcmb_mpi.machine.processes import cpu_s, kill_tree
 
@@ -39,7 +43,6 @@ _START = (
 )
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
-_PATIENCE_S = 300.0
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -55,21 +58,34 @@ class SlotProcess:
 
     Parameters
     ----------
-    pid : int
-        Process id, also the id of its process group.
-    connection : multiprocessing.connection.Connection
-        Two-way pipe to it.
+    pipe : Pipe
+        Two-way, never waits.
     log : file object
         What it and its programs write to standard output and error.
     mark : file object
         Where it counts the tasks it has started; see :class:`~qcmb_mpi.execution.slot.Mark`.
+
+    Attributes
+    ----------
+    pid : int
+        Process id, also the id of its process group; 0 until the server has told it.
+    fault : str
+        Why it was never started, if so; its pipe is at its end then.
     """
 
-    def __init__(self, pid: int, connection: Connection, log: IO[bytes], mark: IO[bytes]) -> None:
-        self.pid = pid
-        self.connection = connection
+    def __init__(self, pipe: Pipe, log: IO[bytes], mark: IO[bytes]) -> None:
+        self.pid = 0
+        self.fault = ""
+        self.is_given_up = False
+        self.pipe = pipe
         self._log = log
         self._mark = mark
+
+    def was_forked(self, pid: int) -> None:
+        """Learn its process id."""
+        self.pid = pid
+        if self.is_given_up:
+            self.kill()
 
     @property
     def n_started(self) -> int:
@@ -78,6 +94,8 @@ class SlotProcess:
 
     def cpu_s(self) -> float:
         """Return the processor time that it and its programs spent on the task it is at."""
+        if not self.pid:
+            return 0.0
         before_ms = int.from_bytes(os.pread(self._mark.fileno(), 8, 8), "little")
         return max(0.0, cpu_s(self.pid) - before_ms / 1000)
 
@@ -90,11 +108,14 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kill the slot and every program it started, whatever group that is in."""
-        kill_tree(self.pid)
+        self.is_given_up = True
+        if self.pid:
+            kill_tree(self.pid)
 
     def close(self) -> None:
         """Give up the pipe and the log."""
-        self.connection.close()
+        self.is_given_up = True
+        self.pipe.close()
         self._log.close()
         self._mark.close()
 
@@ -120,6 +141,8 @@ class ForkServer:
         self._process = process
         self._incoming = b""
         self._exits: dict[int, int] = {}
+        self._unasked: deque[tuple[SlotProcess, socket.socket, list[int]]] = deque()
+        self._asked: SlotProcess | None = None
         self._has_gone = False
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -169,47 +192,59 @@ class ForkServer:
         self._send({"preload": list(modules)})
 
     def fork(self) -> SlotProcess:
-        """Start a slot.
+        """Have a slot started; its process id comes later, see :meth:`listen`.
 
         Raises
         ------
         TransportError
             The server has died (:attr:`has_gone`), or the system is out of something.
         """
+        if self.has_gone:
+            raise TransportError("the fork server has gone")
         with contextlib.ExitStack() as undo:
             try:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
                 log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
                 mark = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
-                self._send({"fork": True})
-                fds = [theirs.fileno(), log.fileno(), mark.fileno()]
-                socket.send_fds(self._control, [b"!"], fds)
-                pid = self._forked_pid()
             except OSError as error:
-                what = "the fork server has gone" if self.has_gone else "no slot can be started"
-                raise TransportError(f"{what}: {error}") from error
+                raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()
-        theirs.close()
-        self._exits.pop(pid, None)  # of another one that had this number once
-        return SlotProcess(pid, Connection(mine.detach()), log, mark)
+        mine.setblocking(False)
+        slot = SlotProcess(Pipe(mine), log, mark)
+        self._unasked.append((slot, theirs, [theirs.fileno(), log.fileno(), mark.fileno()]))
+        self._ask()
+        return slot
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for; -1 if the server has died."""
+        return -1 if self._has_gone else self._control.fileno()
+
+    def listen(self, timeout_s: float = 0.0) -> bool:
+        """Take in what the server tells, waiting for it; return whether there was anything."""
+        if self._has_gone or not _is_readable(self._control, timeout_s):
+            return False
+        self._read()
+        self._ask()
+        return True
 
     @property
     def has_gone(self) -> bool:
         """Whether the server has died: no slot comes from it any more, and none of it lives."""
-        while not self._has_gone and select.select([self._control], [], [], 0.0)[0]:
-            self._read()
+        while self.listen():
+            pass
         return self._has_gone
 
-    def exit_status(self, pid: int, timeout_s: float = 1.0) -> int | None:
+    def exit_status(self, pid: int, timeout_s: float = 0.0) -> int | None:
         """Return the exit status of a slot that ended: -N for signal N, None if not known."""
         while pid not in self._exits:
-            if self._has_gone or not select.select([self._control], [], [], timeout_s)[0]:
+            if not self.listen(timeout_s):
                 return None
-            self._read()
         return self._exits.pop(pid)
 
     def close(self) -> None:
         """End our slots; the server ends with its last owner."""
+        self._has_gone = True
+        self._ask()
         self._control.close()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -219,18 +254,19 @@ class ForkServer:
     def _send(self, request: Mapping[str, Any]) -> None:
         self._control.sendall(json.dumps(request).encode() + b"\n")
 
-    def _forked_pid(self) -> int:
-        while True:
-            pid = self._exits.pop(0, None)  # process 0 never exits: the key of a fork's answer
-            if pid == NO_FORK:
-                raise BlockingIOError("the system refused another process")
-            if pid is not None:
-                return pid
-            if not select.select([self._control], [], [], _PATIENCE_S)[0]:
-                raise TimeoutError(f"no answer in {_PATIENCE_S:g} s; does an import hang?")
-            self._read()
-            if self._has_gone:
-                raise ConnectionResetError("end of file on the control socket")
+    def _ask(self) -> None:
+        """Ask for the next slot, once there is one in place of the last."""
+        while self._unasked and (self._has_gone or self._asked is None):
+            slot, theirs, fds = self._unasked.popleft()
+            with theirs:  # if nobody has got it, the end of its pipe tells that there is no slot
+                if self._has_gone or slot.is_given_up:
+                    continue
+                try:
+                    # In one piece, so that there is nothing to be undone if it does not go.
+                    socket.send_fds(self._control, [b'{"fork": true}\n'], fds)
+                    self._asked = slot
+                except OSError as error:
+                    slot.fault = f"no slot can be started: {error}"
 
     def _read(self) -> None:
         received = b""
@@ -239,5 +275,24 @@ class ForkServer:
         *lines, self._incoming = (self._incoming + received).split(b"\n")
         for line in lines:
             pid, value = json.loads(line)
-            self._exits[pid] = value
+            if pid:
+                self._exits[pid] = value
+            else:  # process 0 never exits: the answer to a request for a slot
+                self._answer(value)
         self._has_gone = not received
+
+    def _answer(self, pid: int) -> None:
+        slot, self._asked = self._asked, None
+        if slot is None:
+            return
+        if pid == NO_FORK:
+            slot.fault = "no slot can be started: the system refused another process"
+        else:
+            self._exits.pop(pid, None)  # of another one that had this number once
+            slot.was_forked(pid)
+
+
+def _is_readable(control: socket.socket, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    return bool(poller.poll(math.ceil(1000 * timeout_s)))

@@ -23,11 +23,11 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from multiprocessing.connection import Connection
 
 from qcmb_mpi.machine.processes import adopt_orphans, die_with_parent, end_children, kill_tree
 
 NO_FORK = -1
+_N_FDS = 3
 
 # What a batch system or a terminal sends to all processes of a job asks the master to stop.
 _FOR_MASTER = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -74,16 +74,18 @@ class _Owner:
         self.control = control
         self.slots: set[int] = set()
 
-    def line(self) -> bytes:
-        """Read one request byte by byte: what follows it may carry file descriptors."""
+    def request(self) -> tuple[bytes, list[int]]:
+        """Read a line and the descriptors that came with it; a line without end if it has gone."""
         line = bytearray()
+        fds: list[int] = []
         with contextlib.suppress(ConnectionResetError):
-            while not line.endswith(b"\n"):
-                byte = self.control.recv(1)
+            while not line.endswith(b"\n"):  # byte by byte: the next one has its own descriptors
+                byte, received, _, _ = socket.recv_fds(self.control, 1, _N_FDS)
+                fds += received
                 if not byte:
-                    return b""
+                    break
                 line += byte
-        return bytes(line)
+        return bytes(line), fds
 
     def report(self, pid: int, value: int) -> None:
         with contextlib.suppress(OSError):
@@ -127,26 +129,24 @@ class _Server:
 
     def _handle(self, owner: _Owner) -> bool:
         """Do what an owner asks; return False if it has gone."""
-        line = owner.line()
-        if not line:
+        line, fds = owner.request()
+        if not line.endswith(b"\n"):
+            for fd in fds:
+                os.close(fd)
             return False
         request = json.loads(line)
         if "preload" in request:
             _preload(request["preload"])
-            return True
-        try:
-            _, fds, _, _ = socket.recv_fds(owner.control, 1, 3)
-        except OSError:
-            return False
-        self._fork(owner, fds)
+        else:
+            self._fork(owner, fds)
         return True
 
     def _fork(self, owner: _Owner, fds: Sequence[int]) -> None:
         server = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = NO_FORK
+        pid = NO_FORK
+        if len(fds) == _N_FDS:  # else too many are open
+            with contextlib.suppress(OSError):
+                pid = os.fork()
         if pid == 0:
             self._become_slot(fds, server)
         for fd in fds:
@@ -164,13 +164,14 @@ class _Server:
             die_with_parent(server)
             adopt_orphans()
             self._drop_descriptors()
-            connection_fd, log_fd, mark_fd = fds
+            pipe_fd, log_fd, mark_fd = fds
             fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
             from qcmb_mpi.execution import slot
+            from qcmb_mpi.execution.pipe import Pipe
 
-            slot.serve(Connection(connection_fd), mark_fd)
+            slot.serve(Pipe(socket.socket(fileno=pipe_fd)), mark_fd)
             status = 0
         except BaseException:  # the last frame of this process: say why, then leave
             sys.excepthook(*sys.exc_info())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from qcmb_mpi.machine import processes
+from qcmb_mpi.machine import cgroups, processes
 
 _INTERVAL_S = 1.0
 _EXACT_INTERVAL_S = 10.0
@@ -54,6 +54,8 @@ class MemoryGuard:
         Bytes of a process and its descendants, cheap, shared pages counted in each.
     exact : callable
         The same, shared pages counted once.
+    oom_kills : callable
+        How many processes the kernel has killed for lack of memory so far.
     """
 
     def __init__(
@@ -62,10 +64,13 @@ class MemoryGuard:
         *,
         resident: Callable[[int], int] = processes.resident_bytes,
         exact: Callable[[int], int] = processes.proportional_bytes,
+        oom_kills: Callable[[], int] = cgroups.oom_kills,
     ) -> None:
         self._clock = clock
         self._resident = resident
         self._exact = exact
+        self._oom_kills = oom_kills
+        self._n_oom_kills = (oom_kills(),) * 2
         self._seen: Mapping[int, int] = {}
         self._due_s = -float("inf")
         self._exact_due_s = -float("inf")
@@ -74,6 +79,10 @@ class MemoryGuard:
     def last_seen_bytes(self, pid: int) -> int:
         """Return what slot `pid` used when it was last looked at; 0 if it never was."""
         return self._seen.get(pid, 0)
+
+    def has_oom_killed(self) -> bool:
+        """Whether the kernel has killed a process for lack of memory in the last seconds."""
+        return self._oom_kills() > self._n_oom_kills[0]
 
     def check(
         self, busy: Collection[int], idle: Collection[int], limit_bytes: int
@@ -88,9 +97,13 @@ class MemoryGuard:
             For all together; 0 for no limit.
         """
         now = self._clock()
-        if not limit_bytes or not busy or now < self._due_s:
+        if now < self._due_s:
             return None
         self._due_s = now + _INTERVAL_S
+        # The last count but one: a kill may be counted before the end of the slot is seen.
+        self._n_oom_kills = (self._n_oom_kills[1], self._oom_kills())
+        if not limit_bytes or not busy:
+            return None
         pids = (*busy, *idle)
         self._seen = {pid: self._resident(pid) for pid in pids}
         upper_bytes = sum(self._seen.values())

@@ -21,8 +21,8 @@ class Heartbeat:
     ----------
     peers : iterable of int
     interval_s : float
-        Seconds of silence after which a peer counts as lost; a peer is to hear from us at least
-        four times as often.
+        Seconds of silence after which a peer counts as lost, unless it is allowed more; a peer is
+        to hear from us at least four times as often.
     now : float
         Seconds on any clock that does not go back.
     """

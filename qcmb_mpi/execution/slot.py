@@ -21,18 +21,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import struct
 import time
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.contained import Contained, Refusal
 from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.shelter import Guarded, Refusal
+from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
@@ -40,35 +39,50 @@ from qcmb_mpi.machine.threads import thread_environment
 _FLUSH_S = 0.005
 
 
-def serve(connection: Connection, mark_fd: int) -> None:
-    """Serve the owner at the other end of `connection` until it closes.
+def serve(pipe: Pipe, mark_fd: int) -> None:
+    """Serve the owner at the other end of `pipe` until it closes.
 
     Parameters
     ----------
-    connection : multiprocessing.connection.Connection
+    pipe : Pipe
+        One that waits.
     mark_fd : int
         A file in which started tasks are counted.
     """
     _outlast_termination()
-    engines: dict[int, Guarded | Refusal] = {}
-    mark = Mark(mark_fd)
-    settled: SlotResources | None = None
+    desk = _Desk(pipe, Mark(mark_fd))
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
-            kind, space, *rest = pickle.loads(connection.recv_bytes())
-            if kind == "space":
-                recipe, settled = rest
-                _settle(settled)
-                engines[space], error = _build(recipe, settled)
-                _send(connection, ("ready", space, error))
-            elif kind == "work":
-                engine = engines[space]
-                if engine.resources is not settled:  # another space was opened since
-                    settled = engine.resources
-                    _settle(settled)
-                _work(connection, mark, engine, space, rest[0])
-            else:
-                engines.pop(space, None)
+            for message in pipe.receive():
+                desk.obey(*message)
+
+
+class _Desk:
+    """The engines of a slot and the message that is being obeyed."""
+
+    def __init__(self, pipe: Pipe, mark: Mark) -> None:
+        self._pipe = pipe
+        self._mark = mark
+        self._engines: dict[int, Contained | Refusal] = {}
+        self._settled: SlotResources | None = None
+
+    def obey(self, kind: str, space: int, *rest: Any) -> None:
+        if kind == "space":
+            recipe, resources = rest
+            self._settle(resources)
+            self._engines[space], error = _build(recipe, resources)
+            self._pipe.send(("ready", space, error))
+        elif kind == "work":
+            engine = self._engines[space]
+            self._settle(engine.resources)
+            _work(self._pipe, self._mark, engine, space, rest[0])
+        else:
+            self._engines.pop(space, None)
+
+    def _settle(self, resources: SlotResources) -> None:
+        if resources is not self._settled:  # another space was opened since
+            self._settled = resources
+            _settle(resources)
 
 
 def _outlast_termination() -> None:
@@ -82,9 +96,9 @@ def _outlast_termination() -> None:
 
 def _build(
     recipe: EngineRecipe, resources: SlotResources
-) -> tuple[Guarded | Refusal, QcmbError | None]:
+) -> tuple[Contained | Refusal, QcmbError | None]:
     try:
-        return Guarded(recipe.build(resources), resources), None
+        return Contained(recipe.build(resources), resources), None
     except QcmbError as error:
         return Refusal(resources, error), error
 
@@ -116,7 +130,7 @@ class Mark:
         os.pwrite(self._fd, struct.pack("<qq", self._n_started, before_ms), 0)
 
 
-def _work(connection: Connection, mark: Mark, engine: Engine, space: int, ids: Any) -> None:
+def _work(pipe: Pipe, mark: Mark, engine: Engine, space: int, ids: Any) -> None:
     finished: list[Outcome] = []
     flushed_s = time.monotonic()
     os.ftruncate(1, 0)
@@ -124,13 +138,9 @@ def _work(connection: Connection, mark: Mark, engine: Engine, space: int, ids: A
         mark.count()
         finished.append(replace(engine.compute(task), space=space))
         if time.monotonic() - flushed_s > _FLUSH_S:
-            _send(connection, ("done", finished))
+            pipe.send(("done", finished))
             finished = []
             flushed_s = time.monotonic()
     if finished:
-        _send(connection, ("done", finished))
+        pipe.send(("done", finished))
     reap_strays()
-
-
-def _send(connection: Connection, message: tuple[Any, ...]) -> None:
-    connection.send_bytes(pickle.dumps(message, protocol=5))

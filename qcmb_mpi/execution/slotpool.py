@@ -9,6 +9,9 @@ Rules of this file
 
 from __future__ import annotations
 
+import contextlib
+import math
+import select
 import time
 from collections.abc import Callable
 
@@ -19,6 +22,8 @@ from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Lost, Open, Ready
 
 _MAX_STILLBORN = 3
 _FAREWELL_S = 2.0
+# Between two looks whether it is known how a slot ended.
+_INTERVAL_S = 0.1
 
 
 class SlotPool:
@@ -70,6 +75,36 @@ class SlotPool:
             slot.open(message, self._clock())
         if not self.slots:
             self.news.append(Ready(message.space))
+
+    def listen(self, timeout_s: float) -> list[Slot]:
+        """Return the slots that have told something, waiting up to `timeout_s` for one.
+
+        What does not fit into a pipe at once is sent from here, and fork servers are heard.
+        """
+        poller = select.poll()
+        slots: dict[int, Slot] = {}
+        servers = {slot.server.fileno(): slot.server for slot in self.slots}
+        servers.pop(-1, None)
+        for server in servers:
+            poller.register(server, select.POLLIN)
+        for slot in self.slots:
+            if slot.has_ended:
+                timeout_s = min(timeout_s, _INTERVAL_S)
+            else:
+                pipe = slot.process.pipe
+                slots[pipe.fileno()] = slot
+                poller.register(pipe, select.POLLIN | (select.POLLOUT if pipe.has_unsent else 0))
+        told = []
+        for fd, event in poller.poll(math.ceil(1000 * timeout_s)):
+            if fd in servers:
+                servers[fd].listen()
+                continue
+            if event & select.POLLOUT:
+                with contextlib.suppress(OSError):  # its end is told by the end of the pipe
+                    slots[fd].process.pipe.push()
+            if event & ~select.POLLOUT:
+                told.append(slots[fd])
+        return told
 
     def shut(self, space: int) -> None:
         """Have all slots forget a space."""
@@ -129,6 +164,16 @@ class SlotPool:
         for space in filter(self.spaces.__contains__, list(heir.spaces)):
             heir.open(self.spaces[space], self._clock())
 
+    def do_without(self, slot: Slot, cause: str) -> None:
+        """Give up a slot in whose place there will be none."""
+        if slot not in self.slots:
+            return
+        self.slots.remove(slot)
+        slot.process.kill()
+        slot.process.close()
+        if not self.slots:
+            self._give_up(cause)
+
     def close(self, *, is_patient: bool) -> None:
         """End the slots, those at work with their programs, and what they come from."""
         for slot in self.slots:
@@ -138,7 +183,7 @@ class SlotPool:
         give_up_s = self._clock() + _FAREWELL_S
         for slot in self.slots:
             left_s = max(0.0, give_up_s - self._clock())
-            if slot.server.exit_status(slot.process.pid, left_s) is None:
+            if slot.process.pid and slot.server.exit_status(slot.process.pid, left_s) is None:
                 slot.process.kill()
         self.slots = []
         self._source.close()

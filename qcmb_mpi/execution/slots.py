@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.engine import SlotResources
@@ -48,6 +47,7 @@ class Slot:
         self.spaces: dict[int, SlotResources] = {}
         self.outstanding: deque[tuple[int, int]] = deque()
         self.progressed_s = 0.0
+        self.ended_s = math.inf
         self.has_answered = False
         self.n_unanswered = 0
         self._n_finished = 0
@@ -69,10 +69,15 @@ class Slot:
         self.has_answered = True
         self.n_unanswered -= 1
 
-    def receive(self) -> tuple[Any, ...]:
-        """Return what it says; raise EOFError or OSError if it has ended."""
-        message: tuple[Any, ...] = pickle.loads(self.process.connection.recv_bytes())
-        return message
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is heard of it any more."""
+        return self.ended_s < math.inf
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be given work."""
+        return self.has_answered and not self.has_ended and self.process.pid > 0
 
     def forget(self, space: int) -> None:
         """Have it drop a space."""
@@ -113,7 +118,7 @@ class Slot:
     def _send(self, *message: object) -> None:
         # A slot that has just died is noticed by the end of file on its pipe.
         with contextlib.suppress(OSError):
-            self.process.connection.send_bytes(pickle.dumps(message, protocol=5))
+            self.process.pipe.send(message)
 
 
 class SlotSource:

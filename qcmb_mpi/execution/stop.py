@@ -2,7 +2,8 @@
 
 Rules of this file
 ------------------
-1. A signal handler only notes the wish: whoever runs the loop looks for it.
+1. A signal handler only notes the wish, and whoever runs the loop looks for it; where there is no
+   loop that looks, and nothing that must not be cut short, the handler raises.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+
+from qcmb_mpi.errors import Interrupted
 
 # After SIGTERM comes SIGKILL: 10 s later from batch systems, half a second later from mpiexec.
 TERM_GRACE_S = 2.0
@@ -23,6 +26,7 @@ class Stop:
         self.reason: str | None = None
         self.grace_s: float | None = None
         self.is_urgent = False
+        self._doing: str | None = None
 
     def request(self, reason: str, grace_s: float | None = None) -> None:
         """Ask for a drain; asked twice, for an end at once.
@@ -38,6 +42,32 @@ class Stop:
             self.grace_s = grace_s  # before the reason, which is what the loop looks at
             self.reason = reason
 
+    @property
+    def is_cutting_off(self) -> bool:
+        """Whether what runs is about to be killed, by us or by whoever sent the signal."""
+        return self.is_urgent or self.grace_s is not None
+
+    @contextlib.contextmanager
+    def raising(self, doing: str) -> Iterator[None]:
+        """Have the first signal that comes meanwhile raise ``Interrupted``; says what was done."""
+        self._doing = doing
+        try:
+            yield
+        finally:
+            self._doing = None
+
+    def raise_if_due(self) -> None:
+        """Raise what was asked for, in the main thread; once, so that what follows can end.
+
+        Raises
+        ------
+        Interrupted
+            Nobody looks at the wish now.
+        """
+        doing, self._doing = self._doing, None
+        if doing is not None:
+            raise Interrupted(f"stopped while {doing}: {self.reason}")
+
 
 @contextlib.contextmanager
 def heed_signals() -> Iterator[Stop]:
@@ -51,6 +81,7 @@ def heed_signals() -> Iterator[Stop]:
     def ask(signum: int, _frame: object) -> None:
         grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
         stop.request(signal.Signals(signum).name, grace_s)
+        stop.raise_if_due()
 
     before = {each: signal.signal(each, ask) for each in asking}
     try:

@@ -3,7 +3,8 @@
 Rules of this file
 ------------------
 1. Read-only, and no task space: quick on any store, whoever writes to it.
-2. A run that says it is running is believed only while its process can be there.
+2. A run that says it is running is believed only while its process can be there, and no summary
+   has been written since it began.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def status_of(path: Path | str, *, now: float | None = None) -> dict[str, Any]:
     }
     if files.store is not None:
         status |= _from_store(files.store, now)
-    if status["state"] not in ("running", "stopped"):
+    is_open = status["state"] in ("running", "stopped")
+    if not is_open or _is_newer(files.summary, status["started_s"]):
         status |= _from_ended(files, status["state"])
     if status["updated_s"] is not None:
         status["age_s"] = max(now - status["updated_s"], 0.0)
@@ -146,6 +148,11 @@ def _rate(found: Mapping[str, Any]) -> dict[str, Any]:
     n_left = (found["n_tasks"] or 0) - found["n_done"] - found["n_failed"]
     left = {"remaining_s": max(n_left, 0) / rate_per_s} if found["state"] == "running" else {}
     return {"rate_per_s": rate_per_s, **left}
+
+
+def _is_newer(summary: Path | None, started_s: float | None) -> bool:
+    """Whether a summary tells of the end of what began then, though the store could not."""
+    return summary is not None and started_s is not None and summary.stat().st_mtime > started_s
 
 
 def _from_ended(files: RunFiles, state: str) -> dict[str, Any]:

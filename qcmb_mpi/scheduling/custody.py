@@ -14,13 +14,7 @@ from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import NOBODY, Ledger, Trials
 from qcmb_mpi.scheduling.messages import DONE, QUARANTINED, READY, Ids, Quarantine, as_ids
 from qcmb_mpi.scheduling.order import Priority
-from qcmb_mpi.scheduling.policy import (
-    Decision,
-    ErrorClass,
-    decide,
-    is_counted,
-    is_place_suspected,
-)
+from qcmb_mpi.scheduling.policy import Decision, ErrorClass, decide, is_place_suspected
 from qcmb_mpi.scheduling.pool import Pool
 from qcmb_mpi.scheduling.trust import Trust
 
@@ -50,7 +44,7 @@ class Custody:
         """Note that tasks are done, whoever holds them; return the holders."""
         holders = self._free(book, ids)
         book.move(ids, DONE)
-        if book.trials:
+        if book.trials or self._pool.lone:
             for task in ids.tolist():
                 book.trials.pop(task, None)
                 self._pool.lone.pop((book.space, task), None)
@@ -68,12 +62,16 @@ class Custody:
         self._trust.note_failure(agent, book.space, task, error)
         task_bytes = self._bytes_of(book, task)
         has_elsewhere = self._pool.has_other(trials.missing_on, task_bytes)
-        is_excused = agent.is_aside and is_place_suspected(error)
-        if not is_excused and is_counted(error, has_elsewhere=has_elsewhere):
+        decision = decide(
+            error,
+            trials.n_attempts + 1,
+            trials.n_alike(error) + 1,
+            self._pool.options.n_retries,
+            has_elsewhere=has_elsewhere,
+            is_place_bad=agent.is_aside,
+        )
+        if decision is not Decision.RETRY_FREE:
             trials.charged.setdefault(agent.number, []).append(error)
-        n_retries = self._pool.options.n_retries
-        counts = trials.n_attempts, trials.n_alike(error)
-        decision = decide(error, *counts, n_retries, has_elsewhere=has_elsewhere)
         if decision is Decision.QUARANTINE and not (
             is_place_suspected(error)
             and self._trust.is_suspect(agent)
@@ -110,31 +108,41 @@ class Custody:
 
     def give_up_oversized(self) -> list[Quarantine]:
         """Give up what no agent in service could hold, unless it is to have a whole host."""
-        limits = [agent.memory_bytes for agent in self._pool.in_service]
-        if not limits or not all(limits):
-            return []
         return [
             self._give_up(book, task, ErrorClass.RESOURCE)
-            for book in self._pool.books.values()
-            for index in np.flatnonzero(book.memory_bytes > max(limits)).tolist()
+            for _, book, index in self._oversized()
             for task in book.pending(index).tolist()
             if (book.space, task) not in self._pool.lone
         ]
+
+    def set_apart_oversized(self) -> None:
+        """Have what only an agent could hold that is gone run alone, the largest first.
+
+        It was admitted, and what it needs is only predicted: it is not refused without a try.
+        """
+        for _, book, index in sorted(self._oversized(), key=lambda each: -each[0]):
+            self._pool.queues[book.space].withdraw(index)
+            for task in book.ready(index).tolist():
+                self._pool.lone.setdefault((book.space, task), "")
 
     # --------------------------------------------------------------- internals
 
     def _make_ready(self, book: Ledger, ids: Ids, priority: Priority) -> None:
         self._free(book, ids)
         book.move(ids, READY)
-        if book.trials:
+        if book.trials or self._pool.lone or self._pool.is_short:
             ids = self._set_apart(book, ids, priority)
         self._pool.queues[book.space].push(ids, priority)
 
     def _set_apart(self, book: Ledger, ids: Ids, priority: Priority) -> Ids:
         """Queue tasks that must not go just anywhere, or are to run alone; return the others."""
         plain: list[int] = []
+        lone, most_bytes = self._pool.lone, self._pool.most_bytes
+        is_short = self._pool.is_short
         for task in ids.tolist():
-            if (book.space, task) in self._pool.lone:
+            if is_short and book.bytes_of(task) > most_bytes:
+                lone.setdefault((book.space, task), "")
+            if (book.space, task) in lone:
                 continue
             if avoid := self._avoided(book, task):
                 self._pool.queues[book.space].push(as_ids([task]), priority, avoid=avoid)
@@ -154,9 +162,20 @@ class Custody:
 
     def _bytes_of(self, book: Ledger, task: int) -> int:
         """Return what memory an agent must have for a task; one that runs alone gets all."""
-        if (book.space, task) in self._pool.lone:
-            return 0
-        return book.bytes_of(task)
+        task_bytes = book.bytes_of(task)
+        is_lone = (book.space, task) in self._pool.lone or task_bytes > self._pool.most_bytes
+        return 0 if is_lone else task_bytes
+
+    def _oversized(self) -> list[tuple[int, Ledger, int]]:
+        """Return the classes that no agent in service could hold: bytes, book and class index."""
+        if not self._pool.is_short:
+            return []
+        most_bytes = self._pool.most_bytes
+        return [
+            (int(book.memory_bytes[index]), book, index)
+            for book in self._pool.books.values()
+            for index in np.flatnonzero(book.memory_bytes > most_bytes).tolist()
+        ]
 
     def _give_up(self, book: Ledger, task: int, error: ErrorClass) -> Quarantine:
         ids = as_ids([task])

@@ -196,6 +196,11 @@ class Ledger:
         is_pending = self._states_of(each) <= READY
         return as_ids(np.asarray(each.ids)[is_pending])
 
+    def ready(self, index: int) -> Ids:
+        """Return the ids of a class that could be assigned now."""
+        each = self.classes[index]
+        return as_ids(np.asarray(each.ids)[self._states_of(each) == READY])
+
     @property
     def counts(self) -> Counts:
         """Tasks by state."""

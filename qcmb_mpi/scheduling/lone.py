@@ -106,7 +106,7 @@ class LoneTasks:
 
     def _choose(self, space: int, task: int) -> str | None:
         """Return the best host that is not taken: where it may work, with the most memory."""
-        failed_on = self._pool.books[space].trials[task].failed_on
+        failed_on = _failed_on(self._pool.books[space], task)
         ranks = {
             place: min(_rank(failed_on.get(agent.number)) for agent in agents)
             for place in self._pool.places
@@ -151,7 +151,7 @@ class LoneTasks:
         if self._n_held(place):
             return []
         book = self._pool.books[stay.space]
-        failed_on = book.trials[stay.task].failed_on
+        failed_on = _failed_on(book, stay.task)
         agent = min(
             self._usable(place),
             key=lambda each: (_rank(failed_on.get(each.number)), -(each.memory_bytes or 1 << 62)),
@@ -177,6 +177,11 @@ class LoneTasks:
 
     def _is_in_time(self, book: Ledger, task: int, left_s: float) -> bool:
         return bool(book.bound_s[book.class_of(as_ids([task]))[0]] <= left_s)
+
+
+def _failed_on(book: Ledger, task: int) -> dict[int, ErrorClass]:
+    trials = book.trials.get(task)
+    return {} if trials is None else trials.failed_on
 
 
 def _rank(error: ErrorClass | None) -> int:

@@ -107,6 +107,15 @@ class WorkQueue:
         """Let fresh tasks of a class out; sort afterwards."""
         self._is_open[class_index] = bool(self._ledger.classes[class_index].n_tasks)
 
+    def withdraw(self, class_index: int) -> None:
+        """Propose nothing more of a class, but for what is released or pushed later."""
+        if self._is_open[class_index]:  # else it is exhausted, or not released yet
+            self._cursors[class_index] = self._ledger.classes[class_index].n_tasks
+            self._is_open[class_index] = False
+        self._groups = [each for each in self._groups if each.class_index != class_index]
+        heapq.heapify(self._groups)
+        self._skip_exhausted(from_start=True)
+
     def push(self, ids: Ids, priority: Priority, *, avoid: frozenset[int] = frozenset()) -> None:
         """Put tasks back that are ready again, to go to others than ``avoid`` if there are any."""
         for class_index, places in self._ledger.groups(ids):

@@ -31,6 +31,7 @@ class Decision(enum.Enum):
     """What becomes of a task after a failed attempt."""
 
     RETRY_ELSEWHERE = "retry elsewhere"
+    RETRY_FREE = "retry elsewhere, and do not count the attempt"
     RETRY_ALONE = "retry alone"
     QUARANTINE = "quarantine"
 
@@ -87,13 +88,14 @@ def max_attempts(error: ErrorClass, n_retries: int) -> int:
     return 1 + n_retries
 
 
-def is_counted(error: ErrorClass, *, has_elsewhere: bool) -> bool:
-    """Tell whether a failure counts as an attempt: a missing program only at the last place."""
-    return not (error is ErrorClass.MISSING_PROGRAM and has_elsewhere)
-
-
 def decide(
-    error: ErrorClass, n_attempts: int, n_alike: int, n_retries: int, *, has_elsewhere: bool = False
+    error: ErrorClass,
+    n_attempts: int,
+    n_alike: int,
+    n_retries: int,
+    *,
+    has_elsewhere: bool = False,
+    is_place_bad: bool = False,
 ) -> Decision:
     """Judge a failed attempt.
 
@@ -102,21 +104,25 @@ def decide(
     error : ErrorClass
         Of the attempt that just failed.
     n_attempts : int
-        Attempts that count so far, this one included.
+        Attempts that count so far, and this one.
     n_alike : int
         Those of them that ended with this error.
     n_retries : int
         Further attempts the user allows for errors that can pass.
     has_elsewhere : bool
-        Whether an agent is left that is not known to miss the program.
+        Whether an agent is left that is not known to miss the program: a missing program counts
+        only at the last place.
+    is_place_bad : bool
+        Whether everything fails where it failed: only what is the task's own fault counts there.
 
     Returns
     -------
     Decision
         ``RETRY_ELSEWHERE`` is a preference: with one place alone, it is tried there again.
     """
-    if not is_counted(error, has_elsewhere=has_elsewhere):
-        return Decision.RETRY_ELSEWHERE
+    is_free = error is ErrorClass.MISSING_PROGRAM and has_elsewhere
+    if is_free or (is_place_bad and is_place_suspected(error)):
+        return Decision.RETRY_FREE
     if n_attempts > n_retries or n_alike >= max_attempts(error, n_retries):
         return Decision.QUARANTINE
     return Decision.RETRY_ALONE if error is ErrorClass.RESOURCE else Decision.RETRY_ELSEWHERE

@@ -105,6 +105,17 @@ class Pool:
         """The agents that were not set aside."""
         return [agent for agent in self.agents.values() if not agent.is_aside]
 
+    @property
+    def most_bytes(self) -> float:
+        """The most memory of an agent in service; infinite without agents or without a limit."""
+        limits = [agent.memory_bytes for agent in self.in_service]
+        return max(limits) if limits and all(limits) else np.inf
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there may be tasks that no agent in service could hold."""
+        return self.largest_bytes > self.most_bytes
+
     def left_s(self, now: float) -> float:
         """Return the longest prediction that still ends before the deadline."""
         return (self.deadline_s - now) / self.options.deadline_safety

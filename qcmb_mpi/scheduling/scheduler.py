@@ -151,11 +151,6 @@ class Scheduler:
         """Whether any agent is left."""
         return bool(self._pool.agents)
 
-    @property
-    def is_stranded(self) -> bool:
-        """Whether work is left and every agent that had joined is gone."""
-        return bool(self._gone) and not self.has_agents and not self.is_finished
-
     def has_agent(self, agent: int) -> bool:
         """Tell whether an agent has ever joined."""
         return agent in self._pool.agents or agent in self._gone
@@ -217,7 +212,8 @@ class Scheduler:
         self._dismiss(agent)
         for each in self._trust.call_back():
             self._supply.note(each)
-        self._give_up([*given_up, *self._custody.give_up_oversized()])
+        self._custody.set_apart_oversized()
+        self._give_up(given_up)
         self._is_stirred = True
 
     def _on_space_added(self, event: m.SpaceAdded) -> None:
@@ -261,7 +257,7 @@ class Scheduler:
         if agent is not None and book.holders[event.task] == event.agent:
             given_up = self._custody.judge(book, event.task, agent, event.error)
             if self._trust.is_hopeless(agent):
-                given_up += self._set_aside(agent)
+                self._set_aside(agent)
             self._give_up(given_up)
             self._feed([event.agent])
             self._is_stirred = True
@@ -288,6 +284,7 @@ class Scheduler:
         if event.stage not in book.stages:
             raise IllegalEvent(f"space {event.space} has no stage {event.stage}")
         self._custody.release(book, event.stage)
+        self._custody.set_apart_oversized()
         self._feed(self._pool.agents)
 
     def _on_drain_requested(self, event: m.DrainRequested) -> None:
@@ -345,12 +342,12 @@ class Scheduler:
         """Have agents looked at when the event is through."""
         self._to_feed.update(dict.fromkeys(agents))
 
-    def _set_aside(self, agent: Agent) -> list[m.Quarantine]:
+    def _set_aside(self, agent: Agent) -> None:
         """Give an agent no work any more; ask for what it has not started."""
         self._out.append(self._trust.set_aside(agent))
         self._out += [self._supply.ask(agent, x) for x in agent.spaces if x not in agent.asked]
         self._supply.note(agent)
-        return self._custody.give_up_oversized()
+        self._custody.set_apart_oversized()
 
     def _pursue_lone(self) -> None:
         """See to the tasks that are to run alone, before anybody else is fed."""

@@ -17,7 +17,7 @@ case $state in
   complete) exit 0 ;;
   failed) exit 1 ;;
 esac
-[ "$code" -ne 2 ] || exit 2 # the input was refused
+case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
 export QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1))
 flux --parent batch "$script"

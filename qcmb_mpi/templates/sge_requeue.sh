@@ -11,10 +11,12 @@
 
 rm -f "$summary"
 @{prepare}@{launch}@run
+code=$?
 
 @status
-case $state in
-  complete) exit 0 ;;
-  incomplete) exit 99 ;; # Grid Engine puts the job back into the queue
+case $state:$code in
+  complete:*) exit 0 ;;
+  *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
+  incomplete:*) exit 99 ;; # Grid Engine puts the job back into the queue
 esac
 exit 1

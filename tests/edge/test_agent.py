@@ -196,7 +196,9 @@ def test_slots_end_with_their_owner(tmp_path: Path) -> None:
         "import os, sys, time\n"
         "from qcmb_mpi.execution.forkserver import ForkServer\n"
         "server = ForkServer.start(dict(os.environ))\n"
-        "print(*[server.fork().pid for _ in range(2)], flush=True)\n"
+        "slots = [server.fork() for _ in range(2)]\n"
+        "while not all(slot.pid for slot in slots): server.listen(1.0)\n"
+        "print(*[slot.pid for slot in slots], flush=True)\n"
         "time.sleep(600)\n"
     )
     import subprocess

@@ -156,7 +156,9 @@ def test_fork_servers_that_are_killed_again_and_again_end_the_agent() -> None:
 
     def doomed() -> ForkServer:
         server = new_server()
-        psutil.Process(server.fork().pid).parent().kill()  # type: ignore[union-attr]
+        slot = server.fork()
+        wait_until(lambda: server.listen(0.1) and slot.pid > 0)
+        psutil.Process(slot.pid).parent().kill()  # type: ignore[union-attr]
         started.append(server)
         return server
 

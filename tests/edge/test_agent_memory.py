@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qcmb_mpi.execution import agent as agents
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.engine import SlotResources
+from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.wire import AgentInfo, Recall, Returned, Shut
 from qcmb_mpi.scheduling.policy import ErrorClass
@@ -130,9 +130,9 @@ def test_alone_the_limit_is_the_nodes() -> None:
         assert "limit 300 MiB" in failure.message
 
 
-def test_the_kernels_word_makes_a_kill_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "oom_kills", itertools.count().__next__)
-    for agent in ended(new_agent()):
+def test_the_kernels_word_makes_a_kill_a_lack_of_memory() -> None:
+    guard = MemoryGuard(oom_kills=itertools.count().__next__)
+    for agent in ended(new_agent(guard=guard)):
         open_space(agent, ToyRecipe(EXPANSION, faults={0: "kill", 1: "segfault"}))
         work(agent, range(2))
         done = hear_outcomes(agent, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
-from qcmb_mpi.execution.wire import Done, Lost, Open, Ready, Returned, Shut, Work
+from qcmb_mpi.execution.wire import AgentInfo, Done, Lost, Open, Ready, Returned, Shut, Work
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
@@ -242,11 +243,35 @@ def test_stop_while_agents_are_awaited_is_an_interruption() -> None:
         master.open(job(), choose)  # type: ignore[arg-type]
 
 
-def test_agents_that_never_come_are_named_in_number() -> None:
-    clock = iter(range(0, 10**6, 100))
-    master = Dispatcher(RecordingTransport(1), 2, Notes(), clock=lambda: float(next(clock)))
-    with pytest.raises(TopologyError, match="only 1 of 2 agents"):
-        master.open(job(), choose)  # type: ignore[arg-type]
+def late(transport: RecordingTransport, notes: Notes, n_agents: int = 2) -> Dispatcher:
+    clock = itertools.count(step=100)
+    return Dispatcher(transport, n_agents, notes, observer=notes, clock=lambda: float(next(clock)))
+
+
+def test_agents_that_never_come_are_done_without() -> None:
+    transport, notes = RecordingTransport(1), Notes()
+    master = late(transport, notes)
+    master.open(job(), choose)  # type: ignore[arg-type]
+    assert notes.refused == [1]
+    transport.infos[1] = transport.infos[0]  # it comes after all
+    assert master.run()
+    assert notes.done == TRUTH
+    assert {to for to, _ in transport.sent} == {0}
+
+
+def test_when_only_an_idle_master_is_there_another_try_may_help() -> None:
+    transport = RecordingTransport(1)
+    transport.demote(0)
+    with pytest.raises(Interrupted, match=r"no agent got ready within 300 s.* of rank 1$"):
+        late(transport, Notes()).open(job(), choose)  # type: ignore[arg-type]
+
+
+def test_no_task_is_measured_by_the_memory_of_a_master_that_computes_nothing() -> None:
+    transport, notes = RecordingTransport(2), Notes()
+    transport.infos = {0: AgentInfo(0, "large", 0, 900), 1: AgentInfo(1, "small", 1, 100)}
+    classes = (TaskClass(stage=0, ids=range(SPACE.n_tasks), cost_s=1.0, memory_bytes=500),)
+    assert work(transport, Job(0, ToyRecipe(EXPANSION), classes), notes)
+    assert notes.done == TRUTH
 
 
 def test_nothing_to_do_opens_no_agent_and_waits_for_none() -> None:

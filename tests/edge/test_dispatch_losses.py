@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qcmb_mpi.errors import QcmbError, StoreError, TopologyError
+from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TopologyError
+from qcmb_mpi.execution import agent, dispatch
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.engine import SlotResources
-from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
-from qcmb_mpi.execution.wire import Done, Open, Ready, Shut, Work
+from qcmb_mpi.execution.wire import Done, FromAgent, Open, Ready, Shut, Work
 from qcmb_mpi.report.events import EventLog, read_events
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 from tests.edge.test_dispatch import (
     ALL,
@@ -219,13 +222,32 @@ def test_when_the_last_one_cannot_go_on_the_run_ends_and_says_so() -> None:
     assert master.ending == "all agents are lost: rank 0: its slots die young"
 
 
-def test_those_that_do_not_get_ready_are_named() -> None:
+def test_one_that_does_not_get_ready_is_told_to_shut_and_done_without() -> None:
     transport, notes = RecordingTransport(3), Notes()
     transport.agents.pop(1)
-    clock = iter(range(0, 10**6, 7))
+    clock = itertools.count(step=7)
     master = dispatcher(transport, notes, clock=lambda: float(next(clock)))
-    with pytest.raises(TopologyError, match=r"only 2 of 3 agents .* rank 1$"):
+    master.open(job(), choose)  # type: ignore[arg-type]
+    assert (notes.refused, notes.joined) == ([1], [0, 2])
+    assert [to for to, _ in transport.sent_of(Shut)] == [1]
+    transport.to_tell = [(1, Ready(0))]  # it gets ready after all
+    assert master.run()
+    assert notes.done == TRUTH
+    assert {to for to, _ in transport.sent_of(Work)} == {0, 2}
+
+
+def test_when_nobody_gets_ready_another_try_may_help() -> None:
+    transport, notes = RecordingTransport(2), Notes()
+    transport.agents.clear()
+    clock = itertools.count(step=7)
+    master = dispatcher(transport, notes, clock=lambda: float(next(clock)))
+    with pytest.raises(Interrupted, match=r"no agent got ready within 300 s.* of rank 0, 1$"):
         master.open(job(), choose)  # type: ignore[arg-type]
+    assert notes.refused == []
+
+
+def test_an_agent_has_given_its_slots_up_before_it_is_given_up_itself() -> None:
+    assert agent._OPENING_S < dispatch._HELLO_S
 
 
 def test_an_agent_that_is_set_aside_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +271,59 @@ def test_a_stop_with_grace_saves_first_and_cuts_off_then() -> None:
     assert n_at_stop == notes.stopped_at
     assert notes.flushed_at[-1] == len(notes.kept)
     assert len(notes.kept) - n_at_stop <= 3
+
+
+class Struck(RecordingTransport):
+    """Agents whose programs die of the signals that ask the job to end, while they are at work."""
+
+    def __init__(self, n_agents: int, stop: Stop, *graces_s: float | None) -> None:
+        super().__init__(n_agents)
+        self._stop = stop
+        self._graces_s = graces_s
+        self.n_died = 0
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
+        news = super().poll(timeout_s)
+        is_at_work = len(self.sent_of(Work)) > 4 and any(isinstance(x, Done) for _, x in news)
+        if is_at_work and self._stop.reason is None:
+            for grace_s in self._graces_s:
+                self._stop.request("SIGTERM", grace_s)
+            news = [(rank, self._struck(message)) for rank, message in news]
+        return news
+
+    def _struck(self, message: FromAgent) -> FromAgent:
+        if not isinstance(message, Done):
+            return message
+        self.n_died += len(message.outcomes)
+        died = Failure(ErrorClass.CRASHED, "crashed", "killed by signal 15")
+        return Done(tuple(replace(each, failure=died) for each in message.outcomes))
+
+
+@pytest.mark.parametrize("graces_s", [(2.0,), (None, 2.0)])
+def test_programs_that_die_of_sigterm_leave_their_tasks_open(
+    graces_s: tuple[float | None, ...],
+) -> None:
+    """Also of the one that comes when a job has drained for too long."""
+    stop, notes = Stop(), Notes()
+    transport = Struck(3, stop, *graces_s)
+    master = dispatcher(transport, notes, stop=stop, options=SchedulerOptions(n_retries=0))
+    master.open(job(), choose)  # type: ignore[arg-type]
+    assert not master.run()
+    assert master.ending == "SIGTERM"
+    assert transport.n_died
+    assert notes.failed == []
+    assert len(notes.done) == len(notes.kept) < len(ALL)
+    assert notes.done.items() < TRUTH.items()
+    counts = master.scheduler.counts(0)
+    assert (counts.done, counts.quarantined) == (len(notes.done), 0)
+    master.scheduler.check_invariants()
+
+
+def test_a_program_that_dies_while_the_job_only_drains_has_failed() -> None:
+    stop, notes = Stop(), Notes()
+    transport = Struck(3, stop, None)
+    assert not work(transport, job(), notes, stop=stop, options=SchedulerOptions(n_retries=0))
+    assert len(notes.failed) == transport.n_died > 0
 
 
 def test_a_stop_with_grace_ends_as_soon_as_nothing_runs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import pytest
 
 from qcmb_mpi import ExecutorConfig, MultiprocessingExecutor, SequentialExecutor, schema
+from qcmb_mpi import driver as driver_module
 from qcmb_mpi.driver import RunEnd, RunOptions, run_expansion
-from qcmb_mpi.errors import Interrupted, StoreError, TopologyError
+from qcmb_mpi.errors import IllegalEvent, Interrupted, StoreError, TopologyError, TransportError
 from qcmb_mpi.execution.executors.base import Executor
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import Ready
+from qcmb_mpi.report.status import status_of
+from qcmb_mpi.report.summary import write_summary
+from qcmb_mpi.scheduling.scheduler import Scheduler
 from qcmb_mpi.store import Store
 from tests.edge.task_cases import IMPORTS, many_body_input
 
@@ -102,3 +107,177 @@ def test_the_deadline_counts_from_the_call(tmp_path: Path, monkeypatch: pytest.M
         end = run_expansion(loaded, executor, RunOptions(deadline_s=0.3))
     assert (end.status, end.summary["n_computed"]) == ("incomplete", 0)
     assert "deadline" in end.summary["stopped"]
+
+
+# ------------------------------------------------------------------------ signals outside the loop
+
+SIGNALS = pytest.mark.parametrize("signum", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+Patch = pytest.MonkeyPatch
+
+
+def listening(folder: Path, **changes: Any) -> RunEnd:
+    """Run with the handlers that a run sets up for itself; check that they are gone afterwards."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
+    loaded = schema.load_input(many_body_input(**changes))
+    try:
+        with SequentialExecutor(ExecutorConfig(imports=IMPORTS)) as executor:
+            return run_expansion(loaded, executor, RunOptions(store=folder / "a.sqlite"))
+    finally:
+        assert {each: signal.getsignal(each) for each in before} == before
+
+
+def struck(function: Any, signum: str, n_times: int = 1) -> Any:
+    """Return a function that is sent a signal while it works."""
+
+    def work(*arguments: Any, **options: Any) -> Any:
+        for _ in range(n_times):
+            signal.raise_signal(signal.Signals[signum])
+        return function(*arguments, **options)
+
+    return work
+
+
+@SIGNALS
+def test_a_signal_while_assembling_ends_the_run_and_loses_nothing(
+    tmp_path: Path, monkeypatch: Patch, signum: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(driver_module, "assemble", struck(driver_module.assemble, signum))
+        end = listening(tmp_path)
+    assert (end.status, end.result, end.exit_code) == ("incomplete", None, 75)
+    assert end.summary["stopped"] == f"stopped while assembling: {signum}"
+    assert status_of(tmp_path / "a.sqlite")["state"] == "incomplete"
+    again = listening(tmp_path)
+    assert (again.status, again.summary["n_reused"]) == ("complete", N_TASKS)
+
+
+@pytest.mark.parametrize(("signum", "code"), [("SIGTERM", 75), ("SIGUSR1", 0)])
+def test_a_signal_with_the_last_task_is_heeded_or_fulfilled(
+    tmp_path: Path, monkeypatch: Patch, signum: str, code: int
+) -> None:
+    """After SIGTERM there is no time to assemble; after the others everything has ended in time."""
+    run_dispatcher = driver_module.Dispatcher.run
+
+    def run_and_strike(self: Any) -> bool:
+        is_through = run_dispatcher(self)
+        signal.raise_signal(signal.Signals[signum])
+        return is_through
+
+    monkeypatch.setattr(driver_module.Dispatcher, "run", run_and_strike)
+    assert listening(tmp_path).exit_code == code
+
+
+@SIGNALS
+def test_a_signal_while_the_table_is_made_costs_the_table_only(
+    tmp_path: Path, monkeypatch: Patch, signum: str
+) -> None:
+    table = schema.partial_table
+    monkeypatch.setattr(schema, "partial_table", struck(table, signum))
+    end = listening(tmp_path, faults={"2": "input"})
+    assert (end.status, end.exit_code, end.table) == ("failed", 1, "")
+    monkeypatch.setattr(schema, "partial_table", table)
+    assert "missing" in listening(tmp_path, faults={"2": "input"}).table
+
+
+def test_a_store_that_cannot_be_read_costs_the_table_only(
+    tmp_path: Path, monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable(*_: object) -> str:
+        raise StoreError("a.sqlite: damaged")
+
+    monkeypatch.setattr(schema, "partial_table", unreadable)
+    end = listening(tmp_path, faults={"2": "input"})
+    assert (end.status, end.exit_code, end.table) == ("failed", 1, "")
+    assert "no n-body table: a.sqlite: damaged" in caplog.text
+    assert status_of(tmp_path / "a.sqlite")["state"] == "failed"
+
+
+@SIGNALS
+def test_a_signal_while_the_store_is_opened_runs_nothing(
+    tmp_path: Path, monkeypatch: Patch, signum: str
+) -> None:
+    """It may watch the lock of another run for 45 s."""
+    monkeypatch.setattr(Store, "open", struck(Store.open, signum))
+    with pytest.raises(Interrupted, match=f"stopped while opening the store: {signum}"):
+        listening(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("n_times", [1, 2])
+def test_a_signal_between_is_heeded_when_the_loop_begins(
+    tmp_path: Path, monkeypatch: Patch, n_times: int
+) -> None:
+    monkeypatch.setattr(
+        driver_module, "forecast", struck(driver_module.forecast, "SIGUSR2", n_times)
+    )
+    end = listening(tmp_path)
+    assert (end.exit_code, end.summary["n_computed"]) == (75, 0)
+
+
+# ----------------------------------------------------------- what every kind of error leaves behind
+
+
+def illegal(*_: Any) -> Any:
+    raise IllegalEvent("agent 7 never joined")
+
+
+def buggy(*_: Any) -> Any:
+    raise TypeError("a bug")
+
+
+def full(*_: Any) -> Any:
+    raise StoreError("a.sqlite: the disk is full")
+
+
+def damaged(*_: Any) -> Any:
+    raise StoreError("a.sqlite: row 3 is damaged")
+
+
+def gone(*_: Any) -> Any:
+    raise TransportError("the pipe is gone")
+
+
+ENDS = {
+    "illegal event": (Scheduler, "_on_tasks_done", illegal, 70),
+    "bug in the loop": (Scheduler, "_learn", buggy, 70),
+    "bug in assembling": (driver_module, "assemble", buggy, 70),
+    "disk full": (Store, "append", full, 75),
+    "damage found at the end": (driver_module, "assemble", damaged, 2),
+    "transport": (Scheduler, "_learn", gone, 75),
+}
+
+
+@pytest.mark.parametrize("is_store_writable", [True, False])
+@pytest.mark.parametrize("name", ENDS)
+def test_an_error_ends_the_run_with_its_code_a_summary_and_a_status(
+    tmp_path: Path, monkeypatch: Patch, name: str, is_store_writable: bool
+) -> None:
+    owner, attribute, fault, code = ENDS[name]
+    set_meta = Store.set_meta
+
+    def forgetful(self: Store, values: Any) -> None:
+        if values.get("status") == "incomplete":
+            full()
+        set_meta(self, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, attribute, fault)
+        if not is_store_writable:
+            patch.setattr(Store, "set_meta", forgetful)
+        end = listening(tmp_path)
+    assert (end.status, end.exit_code) == ("incomplete", code)
+    assert end.summary["stopped"]
+    expected = Interrupted if code == 75 else type(end.error)
+    with pytest.raises(expected):  # type: ignore[arg-type]
+        end.raise_if_unfinished()
+    if not is_store_writable:
+        assert status_of(tmp_path / "a.sqlite")["state"] == "running"
+        write_summary(end.summary, tmp_path / "a.run.json")
+    assert status_of(tmp_path / "a.sqlite")["state"] == "incomplete"
+    assert listening(tmp_path).status == "complete"
+
+
+def test_an_error_before_the_first_task_is_raised(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Store, "counts", damaged)
+    with pytest.raises(StoreError):
+        listening(tmp_path)

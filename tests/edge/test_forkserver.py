@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -42,24 +42,38 @@ class Recipe:
 def ask(slot: SlotProcess, what: str) -> Any:
     """Have a slot run some Python and return its variable ``found``."""
     tell(slot, what)
-    kind, outcomes = pickle.loads(slot.connection.recv_bytes())
+    kind, outcomes = hear(slot)
     assert kind == "done"
     return json.loads(outcomes[0].program)
 
 
 def tell(slot: SlotProcess, what: str) -> None:
     """Have a slot run some Python, without waiting for it."""
-    for message in (
-        ("space", 0, Recipe(what), SlotResources()),
-        ("work", 0, np.array([0])),
-    ):
-        slot.connection.send_bytes(pickle.dumps(message))
-    assert pickle.loads(slot.connection.recv_bytes()) == ("ready", 0, None)
+    slot.pipe.send(("space", 0, Recipe(what), SlotResources()))
+    assert hear(slot) == ("ready", 0, None)
+    slot.pipe.send(("work", 0, np.array([0])))
+
+
+def hear(slot: SlotProcess) -> tuple[Any, ...]:
+    """Wait for a message of a slot."""
+    heard: list[tuple[Any, ...]] = []
+    while not heard:
+        assert select.select([slot.pipe], [], [], _PATIENCE_S)[0]
+        heard = slot.pipe.receive()
+    [message] = heard
+    return message
+
+
+def started(server: ForkServer) -> SlotProcess:
+    """Return a slot that has a process id."""
+    slot = server.fork()
+    wait_until(lambda: server.listen(0.1) and slot.pid > 0)
+    return slot
 
 
 def forked(server: ForkServer) -> SlotProcess:
     """Return a slot that has answered, so is the leader of its process group."""
-    slot = server.fork()
+    slot = started(server)
     assert ask(slot, "found = 'here'") == "here"
     return slot
 
@@ -121,11 +135,11 @@ def test_preloaded_modules_are_there_in_every_slot(
     monkeypatch.syspath_prepend(str(tmp_path))
     server = ForkServer.start(dict(os.environ), ["no.such.module", "broken_module", "warm_me"])
     what = "import sys; found = sys.modules['warm_me'].imported_by"
-    slots = [server.fork() for _ in range(2)]
+    slots = [started(server) for _ in range(2)]
     parents = {psutil.Process(slot.pid).ppid() for slot in slots}
     assert {ask(slot, what) for slot in slots} == parents
     server.preload(["also.not.there", "colorsys"])
-    assert ask(server.fork(), "import sys; found = 'colorsys' in sys.modules")
+    assert ask(started(server), "import sys; found = 'colorsys' in sys.modules")
     server.close()
 
 
@@ -174,6 +188,7 @@ def test_slots_of_a_dead_server_die_and_no_new_ones_come(server: ForkServer) -> 
     assert ask(slot, "found = 1") == 1
     psutil.Process(slot.pid).parent().kill()  # type: ignore[union-attr]
     wait_until(lambda: not is_alive(slot.pid))
+    wait_until(lambda: server.has_gone)
     with pytest.raises(TransportError, match="the fork server has gone"):
         server.fork()
     assert server.exit_status(slot.pid, 0.0) is None
@@ -223,3 +238,64 @@ def test_a_server_is_no_zombie_and_leaves_no_directory_behind() -> None:
     states = [child.status() for child in psutil.Process().children()]
     assert psutil.STATUS_ZOMBIE not in states
     assert not Path(server.address).exists()
+
+
+def is_at_end(slot: SlotProcess) -> bool:
+    """Tell whether a slot's pipe is at its end."""
+    try:
+        return bool(slot.pipe.receive())
+    except EOFError:
+        return True
+
+
+def test_nobody_waits_for_a_server_that_imports_or_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests wait their turn; those given up meanwhile are not started, or not for long."""
+    gate = tmp_path / "gate"
+    (tmp_path / "slow_to_come.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    server = ForkServer.start(dict(os.environ), ["slow_to_come"])
+    slots = [server.fork() for _ in range(200)]
+    assert [slot.pid for slot in slots] == [0] * 200
+    assert not any(is_at_end(slot) for slot in slots)
+    assert server.exit_status(0) is None
+    assert slots[0].cpu_s() == 0.0
+    for slot in slots[:-1]:
+        slot.kill()
+        slot.close()
+    gate.touch()
+    wait_until(lambda: server.listen(0.1) and slots[-1].pid > 0)
+    assert ask(slots[-1], "found = 'here'") == "here"
+    wait_until(lambda: not is_alive(slots[0].pid))
+    assert not any(slot.pid for slot in slots[1:-1])
+    server.close()
+
+
+def test_slots_of_a_server_that_dies_before_it_forked_them_are_at_their_end(
+    server: ForkServer,
+) -> None:
+    process = psutil.Process(started(server).pid).parent()
+    assert process is not None
+    process.suspend()
+    slots = [server.fork() for _ in range(3)]
+    process.kill()
+    wait_until(lambda: server.has_gone)
+    wait_until(lambda: all(is_at_end(slot) for slot in slots))
+    assert [slot.pid for slot in slots] == [0, 0, 0]
+
+
+def test_a_slot_that_the_system_refuses_says_so(server: ForkServer) -> None:
+    first = started(server)
+    parent = psutil.Process(first.pid).parent()
+    assert parent is not None
+    limits = psutil.Process(parent.pid)
+    limits.rlimit(psutil.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{parent.pid}/fd")), 1024))
+    refused = server.fork()
+    wait_until(lambda: server.listen(0.1) and refused.fault != "")
+    assert "refused another process" in refused.fault
+    wait_until(lambda: is_at_end(refused))
+    limits.rlimit(psutil.RLIMIT_NOFILE, (512, 1024))
+    assert ask(started(server), "found = 'here'") == "here"

@@ -19,8 +19,12 @@ class Machine:
         self.resident: dict[int, int] = {}
         self.exact: dict[int, int] = {}
         self.n_exact = 0
+        self.n_oom_kills = 7
         self.guard = MemoryGuard(
-            lambda: self.now, resident=lambda pid: self.resident[pid], exact=self.measure
+            lambda: self.now,
+            resident=lambda pid: self.resident[pid],
+            exact=self.measure,
+            oom_kills=lambda: self.n_oom_kills,
         )
 
     def measure(self, pid: int) -> int:
@@ -60,6 +64,15 @@ def test_without_limit_or_work_there_is_no_guard(machine: Machine) -> None:
     assert machine.check(0.0) is None
     assert machine.check(1.0, idle=(1, 2)) is None
     assert machine.guard.last_seen_bytes(1) == 0
+
+
+def test_a_kill_by_the_kernel_is_told_for_seconds_but_not_for_ever(machine: Machine) -> None:
+    assert not machine.guard.has_oom_killed()
+    machine.n_oom_kills += 1
+    for _ in range(2):
+        assert machine.guard.has_oom_killed()
+        machine.check(0.0)
+    assert not machine.guard.has_oom_killed()
 
 
 def test_it_looks_about_once_a_second(machine: Machine) -> None:

@@ -84,8 +84,8 @@ def test_a_report_with_everything() -> None:
         "Not counterpoise corrected (nocp) · what this result returns",
         "Counterpoise corrected (cp) n-body", "-0.033000000000", "-20.707813",
         "Who did what when", "Slots at work", "Slowest tasks", "13 computed", "many small tasks",
-        "SCF <b>did</b> not converge", "2 attempts", "3 GiB", "(lost: its process has died)", "Made with",
-        "let the program try more with --remedies",
+        "SCF <b>did</b> not converge", "2 attempts", "3 GiB", "(lost: its process has died)",
+        "Made with", "let the program try more with --remedies",
     ):  # fmt: skip
         assert text in words, text
     assert words.index("Failed tasks") < words.index("The answer")

@@ -275,7 +275,12 @@ def test_strings_of_the_users_arrive_as_they_are(stage: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in READY if "flux/" not in name])
 @pytest.mark.parametrize(
     ("version", "is_tolerant"),
-    [("Open MPI) 5.0.11", True), ("Open MPI) 4.1.4", False), ("", False)],
+    [
+        ("Open MPI) 5.0.11", True),
+        ("Open MPI) 10.0.0", True),
+        ("Open MPI) 4.1.4", False),
+        ("", False),
+    ],
 )
 def test_dead_ranks_are_done_without_where_mpiexec_can(
     name: str, version: str, is_tolerant: bool, stage: Path
@@ -316,6 +321,17 @@ def test_requeue_by_the_summary_not_by_the_exit_code(scheduler: str, stage: Path
     assert called(stage) == ""
     code = start(stage, text, STATUS="incomplete", CODE="75").wait(timeout=60)
     assert AGAIN[scheduler] == (called(stage) or code)
+
+
+@pytest.mark.parametrize("scheduler", AGAIN)
+@pytest.mark.parametrize("code", [2, 70])
+def test_what_would_end_in_the_same_way_is_not_tried_again(
+    scheduler: str, code: int, stage: Path
+) -> None:
+    text = ready(f"{scheduler}/requeue.sh", stage)
+    ended = start(stage, text, STATUS="incomplete", CODE=str(code)).wait(timeout=60)
+    assert ended in (1, code)
+    assert called(stage) == ""
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])

@@ -108,6 +108,17 @@ def test_a_new_run_outdates_the_old_summary(tmp_path: Path) -> None:
     assert status_of(make_store(tmp_path))["state"] == "running"
 
 
+def test_a_summary_that_is_newer_than_the_run_outdates_what_the_store_says(tmp_path: Path) -> None:
+    """The disk was full: the store could not be told of the end."""
+    store = make_store(tmp_path, started_s=1000.0)
+    summary = make_summary_file(tmp_path, status="incomplete", n_computed=3)
+    os.utime(summary, (1200.0, 1200.0))
+    status = status_of(store, now=1210.0)
+    assert (status["state"], status["n_done"], status["age_s"]) == ("incomplete", 7, 10.0)
+    os.utime(summary, (900.0, 900.0))
+    assert status_of(store, now=1210.0)["state"] == "running"
+
+
 def test_a_store_alone_tells_how_its_run_ended(tmp_path: Path) -> None:
     path = make_store(tmp_path, status="incomplete")
     text = format_status(status_of(path))

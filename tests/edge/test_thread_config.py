@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def test_a_harness_of_the_users_own_is_believed(
     assert "declares" in made.reason or n_cores == 1
 
 
-# ------------------------------------------------------------------------------------ page and cost
+# --------------------------------------------------------------------------------------------- page
 
 
 def test_the_page_names_every_program_of_the_table() -> None:
@@ -172,19 +171,3 @@ def test_the_page_names_every_program_of_the_table() -> None:
     rows = re.findall(r"^\| (.+?) \|", page, re.MULTILINE)
     named = {name.strip("`") for row in rows for name in row.split(", ")}
     assert set(thread_config._WAYS) <= named
-
-
-def test_configuring_is_quick_against_starting_a_program() -> None:
-    """A ratio: less than what one calculation's own configuration costs QCEngine, times three."""
-    get_config(task_config={"ncores": 1, "memory": 1.0})
-    configure_program("psi4", 4)
-
-    def seconds(work: Any) -> float:
-        began_s = time.perf_counter()
-        for _ in range(20):
-            work()
-        return time.perf_counter() - began_s
-
-    ours = min(seconds(lambda: configure_program("psi4", 4, GIB)) for _ in range(5))
-    theirs = min(seconds(lambda: get_config(task_config={"memory": 1.0})) for _ in range(5))
-    assert ours < 3 * theirs

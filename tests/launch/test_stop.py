@@ -8,9 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from qcmb_mpi import schema
+from qcmb_mpi import driver, schema
+from qcmb_mpi.errors import IllegalEvent, StoreError
 from qcmb_mpi.report.events import read_events
 from qcmb_mpi.scheduling.scheduler import Scheduler
 from tests.launch.calls import call
@@ -96,7 +98,71 @@ def test_the_deadline_cuts_off_and_says_so(tmp_path: Path, n_ranks: int) -> None
     assert job.returncode == 75, job.stderr
     summary = read(tmp_path / "in.run.json")
     assert (summary["status"], summary["stopped"]) == ("incomplete", "deadline")
-    assert os.path.getsize(tmp_path / "in.store.sqlite") > 0
+    n_done = summary["n_computed"]
+    assert n_done >= 1  # all but those that hang
+    assert _n_done(tmp_path / "in.store.sqlite") == n_done < summary["n_tasks"]
+
+
+def test_sigterm_to_every_process_of_a_job_makes_no_task_fail(tmp_path: Path) -> None:
+    """As batch systems send it: programs die of it, slots do not."""
+    mark = tmp_path / "mark"
+    document = helium(5, program="outside", mark=str(mark))
+    words = ("--workers", "2", "--retries", "0", "--import", "tests.launch.outside")
+    with started(command("run", write(tmp_path, document), *words), cwd=tmp_path) as job:
+        wait_until(lambda: mark.exists() and _n_done(tmp_path / "in.store.sqlite") >= 10)
+        for process in (psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)):
+            process.send_signal(signal.SIGTERM)
+        _, told = job.communicate(timeout=60)
+        assert job.returncode == 75, told
+    summary = read(tmp_path / "in.run.json")
+    assert (summary["status"], summary["n_failed"]) == ("incomplete", 0)
+    assert _n_done(tmp_path / "in.store.sqlite") == summary["n_computed"] < N_TASKS
+    again = run(command("run", "in.json", *words), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+
+
+@SIGNALS
+def test_a_signal_while_a_lock_is_watched_ends_the_job(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    (tmp_path / "in.store.sqlite.lock").write_text("somebody, somewhere")
+    words = command("run", write(tmp_path, helium()), *FLAKY)
+    with started(words, cwd=tmp_path) as job:
+        assert job.stderr is not None
+        assert any("locked by" in line for line in job.stderr)
+        job.send_signal(signum)
+        _, told = job.communicate(timeout=30)
+        assert job.returncode == 75, told
+    assert f"stopped while opening the store: {signum.name}" in told
+    assert "Traceback" not in told
+
+
+@SIGNALS
+def test_a_signal_while_the_input_is_read_ends_the_job(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    words = command("run", "-", "-o", "in.result.json", *FLAKY)
+    with started(words, cwd=tmp_path) as job:
+        wait_until(lambda: is_heard(job.pid, signum))
+        time.sleep(0.2)
+        job.send_signal(signum)
+        wait_until(lambda: job.poll() is not None)
+        assert job.returncode == 75
+        assert job.stderr is not None
+        told = job.stderr.read()
+    assert f"stopped while reading the input: {signum.name}" in told
+    assert "Traceback" not in told
+
+
+def is_heard(pid: int, signum: signal.Signals) -> bool:
+    """Tell whether a process has a handler for a signal."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+    return False
 
 
 def test_the_event_log_of_a_real_run_replays_to_the_same_commands(tmp_path: Path) -> None:
@@ -139,3 +205,29 @@ def test_an_end_that_cannot_be_written_is_no_bug_and_can_be_repeated(
     assert "Traceback" not in err
     assert call(capfd, *words)[0] == 0
     assert read(Path("in.run.json"))["n_computed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(IllegalEvent("agent 7 never joined"), 70), (StoreError("damaged"), 2)]
+)
+@pytest.mark.usefixtures("here")
+def test_what_ends_in_the_same_way_again_has_a_code_of_its_own_and_a_summary(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+) -> None:
+    """Job scripts run again what ends with 75."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    words = ("run", write_here(helium(3)), "--executor", "serial", *FLAKY)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "assemble", fail)
+        ended, _, err = call(capfd, *words)
+    assert ended == code
+    assert ("Traceback" in err, "this is a bug" in err) == (code == 70, code == 70)
+    assert str(error) in read(Path("in.run.json"))["stopped"]
+    assert call(capfd, "status", "in.store.sqlite")[1].startswith("in: stopped early")
+    assert call(capfd, *words)[0] == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 
 from qcmb_mpi import (
@@ -20,6 +23,9 @@ from qcmb_mpi import (
 from qcmb_mpi.errors import QcmbError
 from tests.edge.task_cases import IMPORTS, energies, energy, many_body_input, task
 from tests.mpi.together import error_of, parallel_assert, processes, same_everywhere
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 pytestmark = pytest.mark.mpi
 
@@ -187,3 +193,99 @@ def test_a_communicator_without_the_first_rank_works() -> None:
 def test_what_cannot_be_sent_is_an_error_on_every_rank(executor: MPIExecutor) -> None:
     error = error_of(lambda: executor.share(lambda: lambda: 1))
     parallel_assert(executor.comm, isinstance(error, QcmbError), error)
+
+
+def test_the_master_may_be_busy_with_its_own_for_any_time(executor: MPIExecutor) -> None:
+    """It says nothing meanwhile: an assembly, a long table, what a script does on rank 0."""
+    results = executor.execute([task(2), task(3)])
+    parallel_assert(executor.comm, energies(results) == [energy(2), energy(3)], results)
+    worker = executor._worker
+    if worker is not None:
+        before_s, worker._heartbeat_s = worker._heartbeat_s, 0.1
+    told = executor.share(busy)
+    if worker is not None:
+        worker._heartbeat_s = before_s
+    parallel_assert(executor.comm, told == "done")
+
+
+def busy() -> str:
+    """Take thirty times as long as the beats of the test above are apart."""
+    time.sleep(3.0)
+    return "done"
+
+
+class Refusing:
+    """A communicator that sends no bytes objects, as if they were too large."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+
+    def isend(self, message: object, to: int, tag: int) -> object:
+        """Send a message."""
+        if isinstance(getattr(message, "value", None), bytes):
+            raise OverflowError("integer 2147483648 does not fit in 'int'")
+        return self._comm.isend(message, to, tag)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+
+def test_what_mpi_refuses_to_send_is_an_error_on_every_rank(executor: MPIExecutor) -> None:
+    mail = executor.transport._mail if executor.is_master else None  # type: ignore[attr-defined]
+    if mail is not None:
+        mail.comm = Refusing(mail.comm)
+    error = error_of(lambda: executor.share(lambda: b"large"))
+    if mail is not None:
+        mail.comm = mail.comm._comm
+    is_told = isinstance(error, QcmbError) and "cannot be sent to the other ranks" in str(error)
+    parallel_assert(executor.comm, is_told, error)
+    same_everywhere(executor.comm, executor.share(lambda: b"small"))
+
+
+def use(comm: MPI.Comm) -> None:
+    """Open an executor on a communicator, let it work, and end it."""
+    with MPIExecutor(ExecutorConfig(n_workers=1, imports=IMPORTS), comm=comm) as made:
+        results = made.execute([task(n) for n in (1, 2, 3)])
+        parallel_assert(comm, energies(results) == [energy(n) for n in (1, 2, 3)], results)
+
+
+def test_the_users_communicator_is_left_alone() -> None:
+    from mpi4py import MPI
+
+    given = MPI.COMM_WORLD.Dup()
+    given.Set_errhandler(MPI.ERRORS_ARE_FATAL)
+    sent = given.isend("the user's", (given.rank + 1) % given.size, tag=1)
+    use(given)
+    has_own_handler = given.Get_errhandler() == MPI.ERRORS_ARE_FATAL
+    given.Set_errhandler(MPI.ERRORS_RETURN)
+    got = given.improbe((given.rank - 1) % given.size, tag=1)
+    word = None if got is None else got.recv()
+    if got is not None:
+        sent.wait()
+    parallel_assert(MPI.COMM_WORLD, word == "the user's", word)
+    parallel_assert(MPI.COMM_WORLD, has_own_handler)
+    given.Free()
+
+
+def test_two_executors_in_a_row_leave_as_much_behind_as_one() -> None:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    counts = [held(world)]
+    given = world.Dup()
+    for _ in range(3):
+        use(given)
+        gc.collect()
+        counts.append(held(world))
+    given.Free()
+    counts.append(held(world))
+    parallel_assert(world, counts[1] == counts[2] == counts[3], counts)
+    parallel_assert(world, counts[0][0] == counts[4][0], counts)
+
+
+def held(comm: MPI.Comm) -> tuple[int, int]:
+    """Return the number of the next communicator, and how many files are open."""
+    probe = comm.Dup()
+    number = probe.py2f()
+    probe.Free()
+    return number, psutil.Process().num_fds()

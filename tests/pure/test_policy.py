@@ -9,7 +9,6 @@ from qcmb_mpi.scheduling.policy import (
     ErrorClass,
     decide,
     error_class_of,
-    is_counted,
     is_place_suspected,
     max_attempts,
 )
@@ -59,10 +58,15 @@ def test_number_of_attempts(error: ErrorClass, n_retries: int) -> None:
 def test_only_a_missing_program_costs_nothing_while_there_is_another_place(
     error: ErrorClass,
 ) -> None:
-    assert is_counted(error, has_elsewhere=False)
-    assert is_counted(error, has_elsewhere=True) is (error is not MISSING)
-    is_given_up = decide(error, 99, 99, 2, has_elsewhere=True) is Decision.QUARANTINE
-    assert is_given_up is (error is not MISSING)
+    assert decide(error, 99, 99, 2) is Decision.QUARANTINE
+    expected = Decision.RETRY_FREE if error is MISSING else Decision.QUARANTINE
+    assert decide(error, 99, 99, 2, has_elsewhere=True) is expected
+
+
+@pytest.mark.parametrize("error", ErrorClass)
+def test_where_everything_fails_only_the_tasks_own_errors_count(error: ErrorClass) -> None:
+    is_free = decide(error, 99, 99, 2, is_place_bad=True) is Decision.RETRY_FREE
+    assert is_free is is_place_suspected(error)
 
 
 @pytest.mark.parametrize("error", ErrorClass)

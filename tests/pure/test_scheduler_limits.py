@@ -76,15 +76,77 @@ def test_what_never_fits_is_given_up_at_once(pool: Checked) -> None:
     ]
 
 
-def test_what_fits_one_agent_only_goes_there_and_is_given_up_with_it(pool: Checked) -> None:
+def alone(said: list[m.Command]) -> list[int]:
+    found = [each for each in said if isinstance(each, m.Assign) and each.is_alone]
+    return [task for each in found for task in each.ids.tolist()]
+
+
+def unequal(options: SchedulerOptions = NO_LOOKAHEAD) -> Checked:
+    """Two agents with 10 and 100 bytes; tasks of 50, 80 and 5, in that order of numbers."""
+    pool = Checked(options)
     pool.join(0, 1, 10)
     pool.join(1, 1, 100)
-    classes = (m.TaskClass(0, range(2), 9.0, 50), m.TaskClass(0, range(2, 9), 1.0, 5))
-    assert assigned(pool.add(classes)) == {0: [2], 1: [0]}
-    said = pool.step(m.AgentLost(1))
-    assert {each.task for each in said if isinstance(each, m.Quarantine)} == {0, 1}
+    sizes = (range(2), 9.0, 50), (range(2, 4), 9.0, 80), (range(4, 9), 1.0, 5)
+    pool.add(tuple(m.TaskClass(0, *each) for each in sizes))
+    return pool
+
+
+def test_what_fits_one_agent_only_goes_there_and_runs_alone_when_that_is_lost() -> None:
+    pool = unequal()
+    assert pool.held == {0: {0: [4]}, 1: {0: [0]}}
+    n_said = len(pool.said)
+    pool.step(m.AgentLost(1))
     pool.work_off()
-    assert pool.scheduler.counts(0) == Counts(0, 0, 0, 7, 2)
+    said = pool.said[n_said:]
+    assert alone(said) == [2, 3, 0, 1]
+    assert not any(isinstance(each, m.Quarantine) for each in said)
+    assert pool.scheduler.counts(0) == Counts(0, 0, 0, 9, 0)
+
+
+def test_what_only_an_agent_could_hold_that_is_set_aside_runs_alone() -> None:
+    """Also what that one had not started, and gives back."""
+    pool = unequal(LONG)
+    pool.done(0, 4)
+    for _ in range(3):
+        pool.fail(1, pool.held[1][0][0])
+    assert any(isinstance(each, m.SetAside) for each in pool.said)
+    pool.work_off()
+    assert sorted(alone(pool.said))
+    assert pool.scheduler.counts(0) == Counts(0, 0, 0, 9, 0)
+
+
+def test_a_stage_that_opens_after_the_loss_is_not_stuck() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 1, 10)
+    pool.join(1, 1, 100)
+    classes = (m.TaskClass(0, range(1), 1.0, 5), m.TaskClass(1, range(1, 3), 1.0, 50))
+    pool.add(classes, released=frozenset({0}))
+    pool.step(m.AgentLost(1))
+    said = pool.step(m.StageReleased(0, 1))
+    pool.work_off()
+    assert alone(pool.said) == [1, 2], said
+    assert pool.scheduler.counts(0) == Counts(0, 0, 0, 3, 0)
+
+
+def test_a_larger_agent_that_comes_later_changes_nothing_for_lone_tasks() -> None:
+    pool = unequal()
+    pool.step(m.AgentLost(1))
+    pool.join(2, 2, 100)
+    pool.work_off()
+    assert sorted(alone(pool.said)) == [0, 1, 2, 3]
+    assert pool.scheduler.counts(0).done == 9
+
+
+def test_what_is_too_large_for_those_left_is_given_up_after_its_attempts_only() -> None:
+    pool = unequal()
+    pool.step(m.AgentLost(1))
+    pool.done(0, 4)
+    for n_attempts in (1, 2, 3):
+        pool.fail(0, 2, ErrorClass.RESOURCE)
+        is_over = m.Quarantine(0, 2, ErrorClass.RESOURCE, n_attempts) in pool.said
+        assert is_over is (n_attempts == 3)
+        while 2 not in pool.held[0].get(0, []) and not is_over:
+            pool.done(0, pool.held[0][0][0])
 
 
 def test_unstarted_work_is_not_asked_back_for_agents_that_cannot_hold_it() -> None:

@@ -170,19 +170,6 @@ def test_a_task_goes_back_to_where_it_failed_rather_than_where_its_program_is_mi
     assert pool.fail(0, 0, ErrorClass.TRANSIENT)[0].matches(m.Quarantine, n_attempts=3)
 
 
-def test_work_without_agents_is_stranded() -> None:
-    pool = Checked(NO_LOOKAHEAD)
-    pool.add(one_class(1))
-    assert not pool.scheduler.is_stranded
-    pool.join(0)
-    assert pool.scheduler.has_agents
-    pool.step(m.AgentLost(0))
-    assert not pool.scheduler.has_agents
-    assert pool.scheduler.is_stranded
-    pool.done(0, 0)
-    assert not pool.scheduler.is_stranded
-
-
 def test_only_the_oldest_of_all_spaces_are_blamed_for_a_death() -> None:
     pool = Checked(SchedulerOptions(max_deaths=1, lookahead_tasks=4, lookahead_s=0.0))
     pool.join(0)

@@ -45,6 +45,10 @@ class InlineAgent:
     Parameters
     ----------
     info : AgentInfo
+
+    Notes
+    -----
+    ``Work.is_alone`` changes nothing: here every task is alone and has all memory of the agent.
     """
 
     def __init__(self, info: AgentInfo) -> None:
@@ -106,6 +110,10 @@ class FuturesAgent:
     pool : concurrent.futures.Executor
     is_owned : bool
         Whether to shut `pool` down at the end.
+
+    Notes
+    -----
+    ``Work.is_alone`` gives a task no more memory than others: where the pool runs it is not known.
     """
 
     def __init__(

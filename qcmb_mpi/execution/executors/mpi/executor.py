@@ -9,6 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 from qcmb_mpi.errors import Interrupted, QcmbError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
-from qcmb_mpi.execution.executors.mpi import leave, vigil
-from qcmb_mpi.execution.executors.mpi.mail import is_loss, is_tolerant
+from qcmb_mpi.execution.executors.mpi import leave, startup_watch
+from qcmb_mpi.execution.executors.mpi.mail import Mail, is_loss
 from qcmb_mpi.execution.executors.mpi.master import MasterTransport
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
 from qcmb_mpi.execution.executors.mpi.worker import Worker
@@ -53,7 +54,8 @@ class MPIExecutor(Executor):
     ----------
     config : ExecutorConfig, optional
     comm : MPI.Comm, optional
-        Default ``MPI.COMM_WORLD``.
+        Default ``MPI.COMM_WORLD``. What is said here goes over a copy of it, which stays with it
+        until it is freed and is used again by the next executor.
     server : ForkServer, optional
         One started before MPI was initialised; by default a new one.
     is_master_dedicated : bool
@@ -85,10 +87,11 @@ class MPIExecutor(Executor):
         self._given_comm = comm
         self._comm: MPI.Comm | None = None
         self._worker: Worker | None = None
+        self._departure = leave.Departure()
 
     @property
     def comm(self) -> MPI.Comm:
-        """The communicator, checked against the launcher."""
+        """The user's communicator, checked against the launcher."""
         if self._comm is None:
             environment = dict(os.environ)  # before MPI_Init, which may change it
             if self._server is None and launcher.leads_node(environment):
@@ -96,13 +99,13 @@ class MPIExecutor(Executor):
             # Open MPI's one-sided transport over libfabric, which nothing here uses, sleeps for a
             # second while it starts.
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
-            with _watched(environment), _ending_on_loss():
+            is_up = "mpi4py.MPI" in sys.modules
+            with self._watched(environment, math.inf if is_up else startup_watch.LIMIT_S):
                 from mpi4py import MPI
-
-                leave.departure.prepare()
-                library = " ".join(MPI.Get_library_version().split("\n")[0].split())
-                launcher.check_world(environment, MPI.COMM_WORLD.size, library=library)
-                self._comm = self._given_comm or MPI.COMM_WORLD.Dup()
+            self._departure.prepare()
+            library = " ".join(MPI.Get_library_version().split("\n")[0].split())
+            launcher.check_world(environment, MPI.COMM_WORLD.size, library=library)
+            self._comm = self._given_comm or MPI.COMM_WORLD
         return self._comm
 
     @property
@@ -121,8 +124,7 @@ class MPIExecutor(Executor):
             if self.is_master:
                 super().initialize()
             elif self._worker is None:
-                agent, neighbours = self._settle()
-                self._worker = Worker(agent, self.comm, neighbours, self.config.heartbeat_s)
+                self._worker = Worker(*self._settle(), self._departure, self.config.heartbeat_s)
 
     @contextlib.contextmanager
     def _abort_on_error(self) -> Iterator[None]:
@@ -132,11 +134,10 @@ class MPIExecutor(Executor):
             yield
         except BaseException:
             traceback.print_exc()
-            leave.with_a_bug(QcmbError.exit_code)
+            self._departure.with_a_bug(QcmbError.exit_code)
 
     def _start(self) -> Transport:
-        agent, neighbours = self._settle()
-        return MasterTransport(agent, self.comm, neighbours, self.config.heartbeat_s)
+        return MasterTransport(*self._settle(), self._departure, self.config.heartbeat_s)
 
     def shutdown(self, wait: bool = True) -> None:
         """End this rank's slots."""
@@ -148,7 +149,7 @@ class MPIExecutor(Executor):
     def leave(self, code: int) -> None:
         """Leave with `code` here and now if ranks were lost, or could still be lost."""
         if self._comm is not None:
-            leave.departure.now(code)
+            self._departure.now(code)
 
     def share(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0; every rank returns its value or raises its exception."""
@@ -169,14 +170,17 @@ class MPIExecutor(Executor):
     def _conclude(
         self, transport: MasterTransport, value: object, error: BaseException | None
     ) -> None:
-        if not transport.conclude(value, error):
-            leave.departure.decide(has_silent=transport.has_silent)
+        end = transport.conclude(value, error)
+        if not end.is_whole:
+            self._departure.decide(transport.take_leave, has_silent=transport.has_silent)
+        if end.error is not None and end.error is not error:
+            raise end.error
 
     def _serve(self, worker: Worker) -> object:
         with self._abort_on_error(), _signals_left_to_master():
             end = worker.serve()
         if not end.is_whole:
-            leave.departure.decide()
+            self._departure.decide(worker.take_leave)
         if end.error is not None:
             raise end.error
         return end.value
@@ -186,20 +190,31 @@ class MPIExecutor(Executor):
         with affinity.pinned(affinity.allocation_mask(self._is_binding_respected)):
             return ForkServer.start(clean_environment(os.environ), PRELOAD)
 
-    def _settle(self) -> tuple[Agent, Neighbours]:
+    @contextlib.contextmanager
+    def _watched(self, environment: Mapping[str, str], limit_s: float = math.inf) -> Iterator[None]:
+        """See to it that no rank waits in a collective for one that has died."""
+        found = launcher.launcher(environment)
+        watch: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if found is not None and found.local_rank == 0 and self._departure.is_tolerant:
+            watch = startup_watch.kept(environment, found.local_size or 1, limit_s=limit_s)
+        with watch, _ending_on_loss():
+            yield
+
+    def _settle(self) -> tuple[Agent, Mail, Neighbours]:
         """Divide the node among its ranks and make this rank's agent."""
-        with _watched(os.environ), _ending_on_loss():
-            server, address, rows = self._meet_neighbours()
+        with self._watched(os.environ):
+            mail = Mail(self.comm)
+            server, address, rows = self._meet_neighbours(mail.comm)
         share = self._share(rows)
         server = server or ForkServer.connect(address)
         agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=self._start_server)
-        return agent, Neighbours(rows)
+        return agent, mail, Neighbours(rows)
 
-    def _meet_neighbours(self) -> tuple[ForkServer | None, str, list[Neighbour]]:
+    def _meet_neighbours(self, comm: MPI.Comm) -> tuple[ForkServer | None, str, list[Neighbour]]:
         """Return our own fork server if we have one, the node's, and the ranks of the node."""
         from mpi4py import MPI
 
-        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         server, self._server = self._server, None
         addresses = node.allgather(None if server is None else server.address)
         known = next(filter(None, addresses), None)
@@ -208,7 +223,7 @@ class MPIExecutor(Executor):
                 server = self._start_server()
             known = node.bcast(None if server is None else server.address)
         mask = affinity.allocation_mask(self._is_binding_respected)
-        rows = node.allgather(Neighbour(self.comm.rank, mask))
+        rows = node.allgather(Neighbour(comm.rank, mask))
         node.Free()
         return server, known, rows
 
@@ -225,14 +240,6 @@ class MPIExecutor(Executor):
             memory_bytes=self.config.memory_bytes,
             is_binding_respected=self._is_binding_respected,
         )
-
-
-def _watched(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
-    """See to it that no rank waits in a collective for one that has died."""
-    found = launcher.launcher(environment)
-    if found is None or found.local_rank != 0 or not is_tolerant():
-        return contextlib.nullcontext()
-    return vigil.kept(environment, found.local_size or 1)
 
 
 @contextlib.contextmanager

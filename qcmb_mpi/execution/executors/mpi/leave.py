@@ -18,18 +18,18 @@ import faulthandler
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
-from qcmb_mpi.execution.executors.mpi.mail import is_tolerant
-from qcmb_mpi.execution.executors.mpi.vigil import launcher_of
+from qcmb_mpi.execution.executors.mpi import startup_watch
 
 EXIT_INCOMPLETE = 75
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 _ABORT_S = 20.0
+_FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"
 
 
 def at_once(code: int) -> NoReturn:
@@ -52,42 +52,9 @@ def _flush() -> None:
             stream.flush()
 
 
-def _with_all(code: int, *, has_silent: bool, patience_s: float) -> NoReturn:
-    """Leave after a loss, as one of all ranks that are left.
-
-    Parameters
-    ----------
-    code : int
-        The exit code; also mpiexec's, but with `has_silent` under ULFM, where that is 1.
-    has_silent : bool
-        Whether rank 0 knows of a lost rank that may still be there.
-    patience_s : float
-        How long the others wait for rank 0 to end the job; only without ULFM.
-    """
-    if is_tolerant():
-        if has_silent:
-            end_launcher()
-            time.sleep(_ABORT_S)  # it kills us
-        at_once(code)
-    from mpi4py import MPI
-
-    give_up_s = time.monotonic() + (patience_s if MPI.COMM_WORLD.rank else 0.0)
-    while time.monotonic() < give_up_s:
-        time.sleep(0.1)
-    _abort(code)
-
-
 def end_launcher() -> None:
     """Ask the daemon that started this rank to end the job."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(launcher_of(os.environ.get("PMIX_NAMESPACE", "")), signal.SIGTERM)
-
-
-def with_a_bug(code: int) -> NoReturn:
-    """Leave in a way that the other ranks notice."""
-    if not is_tolerant():
-        _abort(code)
-    at_once(code)
+    startup_watch.end(startup_watch.launcher_of(os.environ.get("PMIX_NAMESPACE", "")))
 
 
 def _abort(code: int) -> NoReturn:
@@ -102,12 +69,15 @@ def _abort(code: int) -> NoReturn:
 
 
 class Departure:
-    """How this process is to leave, heeded at the interpreter's exit."""
+    """How the process of one executor is to leave, heeded at the interpreter's exit."""
 
     def __init__(self) -> None:
+        # Whether ranks outlive one that dies: Open MPI under ``mpiexec --with-ft ulfm``.
+        self.is_tolerant = os.environ.get(_FT_VARIABLE, "").lower() in ("1", "true", "yes")
         self._is_prepared = False
         self._is_bare = False
         self._has_silent = False
+        self._take_leave: Callable[[float], None] = time.sleep
 
     def prepare(self) -> None:
         """Be heeded at exit; as early as possible, so that later exit handlers run before."""
@@ -115,20 +85,51 @@ class Departure:
             atexit.register(self._at_exit)
         self._is_prepared = True
 
-    def decide(self, *, has_silent: bool = False) -> None:
-        """Leave without MPI_Finalize."""
+    def decide(self, take_leave: Callable[[float], None], *, has_silent: bool = False) -> None:
+        """Leave without MPI_Finalize.
+
+        Parameters
+        ----------
+        take_leave : callable
+            Called with the seconds it may take: on rank 0 it waits for the other ranks to be done,
+            on those for rank 0 to end the job.
+        has_silent : bool
+            Whether rank 0 knows of a lost rank that may still be there.
+        """
         self._is_bare = True
+        self._take_leave = take_leave
         self._has_silent = self._has_silent or has_silent
 
     def now(self, code: int) -> None:
         """Leave now, unless MPI_Finalize is sure to come back."""
-        if self._is_bare or is_tolerant():
-            _with_all(code, has_silent=self._has_silent, patience_s=_PATIENCE_S)
+        if self._is_bare or self.is_tolerant:
+            self._with_all(code, patience_s=_PATIENCE_S)
+
+    def with_a_bug(self, code: int) -> NoReturn:
+        """Leave in a way that the other ranks notice."""
+        if not self.is_tolerant:
+            _abort(code)
+        at_once(code)
 
     def _at_exit(self) -> None:
         if self._is_bare:
             code = int(getattr(sys, "last_value", None) is not None)
-            _with_all(code, has_silent=self._has_silent, patience_s=math.inf)
+            self._with_all(code, patience_s=math.inf)
 
+    def _with_all(self, code: int, *, patience_s: float) -> NoReturn:
+        """Leave after a loss, as one of all ranks that are left.
 
-departure = Departure()
+        `code` is mpiexec's, too, but with a silent rank under ULFM, where that is 1.
+        """
+        if self.is_tolerant and not self._has_silent:
+            self._take_leave(0.0)
+            at_once(code)
+        from mpi4py import MPI
+
+        _flush()
+        self._take_leave(patience_s if MPI.COMM_WORLD.rank else _PATIENCE_S)
+        if self.is_tolerant:
+            end_launcher()
+            time.sleep(_ABORT_S)  # it kills us
+            at_once(code)
+        _abort(code)

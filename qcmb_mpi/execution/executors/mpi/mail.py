@@ -5,33 +5,91 @@ Rules of this file
 1. Point-to-point only, received by matched probe from any source: a posted wildcard receive hangs
    when a rank dies, and so does a collective.
 2. No call blocks: a rank that stops in the middle of a long message must not stop us.
-3. Memory of a message on its way to a rank that was given up is never freed: the rank may wake up
+3. Never on a communicator of the user's, whose messages and error handler are its own.
+4. Memory of a message on its way to a rank that was given up is never freed: the rank may wake up
    and fetch it.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_TAG = 1
-_FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"
-_STEP_S = 0.0002
+_N_TAGS = 32767  # what every MPI has
+_SHORTEST_S = 0.0002
+_LONGEST_S = 0.01
 
 
-def is_tolerant() -> bool:
-    """Whether ranks outlive one that dies: Open MPI under ``mpiexec --with-ft ulfm``."""
-    return os.environ.get(_FT_VARIABLE, "").lower() in ("1", "true", "yes")
+class Nap:
+    """How long to sleep between two looks for messages: it doubles while nothing happens."""
+
+    def __init__(self) -> None:
+        self.interval_s = _SHORTEST_S
+
+    def reset(self) -> None:
+        """Start again with the shortest."""
+        self.interval_s = _SHORTEST_S
+
+    def lengthen(self) -> None:
+        """Sleep longer, up to a limit."""
+        self.interval_s = min(2 * self.interval_s, _LONGEST_S)
+
+
+class Line:
+    """A copy of a communicator, for us alone; made by all its ranks together.
+
+    It is kept with the communicator for whoever comes next and freed with it. Freeing it earlier
+    is a collective, which hangs if a rank has died, and MPI may give its number to the next copy
+    while a message is still on its way. So each user has a tag of its own instead.
+
+    Parameters
+    ----------
+    comm : MPI.Comm
+    """
+
+    _key: ClassVar[int | None] = None
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        from mpi4py import MPI
+
+        self.comm = comm.Dup()
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)  # mpi4py then raises what would end the job
+        self._tags = itertools.cycle(range(_N_TAGS))
+
+    @classmethod
+    def beside(cls, comm: MPI.Comm) -> Line:
+        """Return the one that is kept with `comm`."""
+        from mpi4py import MPI
+
+        if Line._key is None:
+            Line._key = MPI.Comm.Create_keyval(delete_fn=_free)
+        line = comm.Get_attr(Line._key)
+        if not isinstance(line, Line):
+            line = cls(comm)
+            comm.Set_attr(Line._key, line)
+        return line
+
+    def next_tag(self) -> int:
+        """Return a tag of our own, the same on every rank."""
+        return next(self._tags)
+
+
+def _free(comm: MPI.Comm, key: int, line: Line) -> None:
+    """Follow the user's communicator; that of all ranks goes in MPI_Finalize, by itself."""
+    from mpi4py import MPI
+
+    if comm != MPI.COMM_WORLD:
+        line.comm.Free()
 
 
 class Mail:
-    """Messages of any size over one communicator.
+    """Messages of any size between the ranks of a communicator; made by all of them together.
 
     Parameters
     ----------
@@ -41,8 +99,9 @@ class Mail:
     def __init__(self, comm: MPI.Comm) -> None:
         from mpi4py import MPI
 
-        comm.Set_errhandler(MPI.ERRORS_RETURN)  # mpi4py then raises what would end the job
-        self._comm = comm
+        line = Line.beside(comm)
+        self.comm = line.comm
+        self._tag = line.next_tag()
         self._status = MPI.Status()
         self._sending: list[tuple[int, MPI.Request]] = []
         self._arriving: dict[int, deque[MPI.Request]] = {}
@@ -56,7 +115,7 @@ class Mail:
         if to in self.dead:
             return
         try:
-            request = self._comm.isend(message, to, _TAG)
+            request = self.comm.isend(message, to, self._tag)
         except Exception as error:
             self._note_deaths(error)
             return
@@ -85,7 +144,7 @@ class Mail:
         give_up_s = time.monotonic() + timeout_s
         while self._sending and time.monotonic() < give_up_s:
             self._forward_sends()
-            time.sleep(_STEP_S)
+            time.sleep(_SHORTEST_S)
 
     def _match(self) -> None:
         """Start to receive every message that is there."""
@@ -94,7 +153,7 @@ class Mail:
         while True:
             n_dead = len(self.dead)
             try:
-                message = self._comm.improbe(MPI.ANY_SOURCE, _TAG, self._status)
+                message = self.comm.improbe(MPI.ANY_SOURCE, self._tag, self._status)
                 if message is None:
                     return
                 queue = self._arriving.setdefault(self._status.source, deque())
@@ -134,9 +193,9 @@ class Mail:
         """Find out which ranks have died, if that is what the error says."""
         if not is_loss(error):
             raise error
-        failed = self._comm.Get_failed()
-        self._comm.Ack_failed(failed.size)
-        own = self._comm.Get_group()
+        failed = self.comm.Get_failed()
+        self.comm.Ack_failed(failed.size)
+        own = self.comm.Get_group()
         self.dead.update(failed.Translate_ranks(range(failed.size), own))
         failed.Free()
         own.Free()

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.agent import Agent
-from qcmb_mpi.execution.executors.mpi.mail import Mail, is_tolerant
-from qcmb_mpi.execution.executors.mpi.nap import Nap
+from qcmb_mpi.execution.executors.mpi.leave import Departure
+from qcmb_mpi.execution.executors.mpi.mail import Mail, Nap
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
-from qcmb_mpi.execution.executors.mpi.notes import Beat, End, Remove, Retire
+from qcmb_mpi.execution.executors.mpi.notes import Beat, End, LastWord, Remove, Retire
 from qcmb_mpi.execution.heartbeat import Heartbeat
-from qcmb_mpi.execution.wire import FromAgent, Hello, Lost, Open, Ready, ToAgent
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
+from qcmb_mpi.execution.wire import FromAgent, Hello, Lost, Open, Ready, Shut, ToAgent
 
 _GRACE_S = 30.0
 _LAST_LOOK_S = 2.0
@@ -35,21 +32,28 @@ class MasterTransport:
     Parameters
     ----------
     agent : Agent
-    comm : MPI.Comm
+    mail : Mail
     neighbours : Neighbours
         The ranks of this node.
+    departure : Departure
     heartbeat_s : float
         Seconds of silence after which a rank counts as lost.
     """
 
     def __init__(
-        self, agent: Agent, comm: MPI.Comm, neighbours: Neighbours, heartbeat_s: float
+        self,
+        agent: Agent,
+        mail: Mail,
+        neighbours: Neighbours,
+        departure: Departure,
+        heartbeat_s: float,
     ) -> None:
         self._agent = agent
-        self._size = comm.size
+        self._size = mail.comm.size
         self._neighbours = neighbours
+        self._departure = departure
         self._heartbeat_s = heartbeat_s
-        self._mail = Mail(comm)
+        self._mail = mail
         self._nap = Nap()
         self.infos = {0: agent.info}
         self.lost: dict[int, str] = {}
@@ -92,20 +96,40 @@ class MasterTransport:
             if isinstance(message, Open):
                 self._beats.allow(to, _N_INTERVALS_TO_START, time.monotonic())
             self._post(to, message)
+            if isinstance(message, Shut):  # before a long silence
+                self._mail.flush(_LAST_LOOK_S)
 
-    def conclude(self, value: object, error: BaseException | None) -> bool:
-        """Tell every rank how the shared work ended; return whether all are still there."""
+    def conclude(self, value: object, error: BaseException | None) -> End:
+        """Tell every rank how the shared work ended; return what they were told.
+
+        That is an error where MPI refuses to send the value: many can send 2 GiB at most.
+        """
         self._see_removed_die()
-        end = End(value, error, is_whole=not self.lost and not self._mail.dead)
-        for rank in range(1, self._size):
-            self._mail.send(rank, end)
-        self._mail.flush(_GRACE_S)
-        return end.is_whole
+        is_whole = not self.lost and not self._mail.dead
+        end = End(value, error, is_whole)
+        try:
+            self._announce(end)
+        except Exception as trouble:
+            message = "the result cannot be sent to the other ranks; most MPI libraries send 2 GiB"
+            end = End(None, QcmbError(f"{message} at most ({trouble})"), is_whole)
+            self._announce(end)
+        return end
 
     def close(self, *, wait: bool = True) -> None:
         """End our own slots; the other ranks end theirs."""
         self._agent.close(wait=wait)
+        self._neighbours.close()
         self._mail.flush(_GRACE_S)
+
+    def take_leave(self, patience_s: float) -> None:
+        """Wait until every rank that is still there has nothing more to do."""
+        give_up_s = time.monotonic() + patience_s
+        busy = set(range(1, self._size))
+        while time.monotonic() < give_up_s:
+            busy -= {rank for rank, word in self._mail.receive() if isinstance(word, LastWord)}
+            if busy <= self._silent | self._mail.dead:
+                return
+            time.sleep(self._nap.interval_s)
 
     # -------------------------------------------------------------------- hearing
 
@@ -154,7 +178,7 @@ class MasterTransport:
 
     def _remove(self, rank: int) -> None:
         """Have a silent rank killed, where the others outlive that."""
-        if not is_tolerant() or self._neighbours.kill(rank) or rank not in self.infos:
+        if not self._departure.is_tolerant or self._neighbours.kill(rank) or rank not in self.infos:
             return
         host = self.infos[rank].host
         for other, info in self.infos.items():
@@ -163,11 +187,17 @@ class MasterTransport:
 
     def _see_removed_die(self) -> None:
         """Take a last look at who is dead; what was killed a moment ago may not be yet."""
-        give_up_s = time.monotonic() + (_LAST_LOOK_S if is_tolerant() and self._silent else 0.0)
+        is_tolerant = self._departure.is_tolerant
+        give_up_s = time.monotonic() + (_LAST_LOOK_S if is_tolerant and self._silent else 0.0)
         self._mail.receive()
         while self.has_silent and time.monotonic() < give_up_s:
             time.sleep(self._nap.interval_s)
             self._mail.receive()
+
+    def _announce(self, end: End) -> None:
+        for rank in range(1, self._size):
+            self._mail.send(rank, end)
+        self._mail.flush(_GRACE_S)
 
     def _post(self, to: int, message: object) -> None:
         self._mail.send(to, message)

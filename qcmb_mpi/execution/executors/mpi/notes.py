@@ -35,6 +35,11 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class LastWord:
+    """Worker -> master, after a loss: this process has nothing more to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """Master -> worker: you were taken for lost; your work is others' now."""
 

@@ -12,24 +12,22 @@ import math
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.mpi import leave
-from qcmb_mpi.execution.executors.mpi.mail import Mail, is_tolerant
-from qcmb_mpi.execution.executors.mpi.nap import Nap
+from qcmb_mpi.execution.executors.mpi.mail import Mail, Nap
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
-from qcmb_mpi.execution.executors.mpi.notes import Beat, End, Remove, Retire
+from qcmb_mpi.execution.executors.mpi.notes import Beat, End, LastWord, Remove, Retire
 from qcmb_mpi.execution.heartbeat import Heartbeat
 from qcmb_mpi.execution.wire import Hello, Lost, Open, Shut, ToAgent
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
 _GRACE_S = 1.0
-# With no task space open the master may be reading an input, assembling, or busy with its own.
-_N_INTERVALS_IDLE = 20.0
+_STEP_S = 0.1
+# A file system may stall the master. With no task space open it may be busy with its own for any
+# time, and says nothing then: its death is seen by MPI.
+_N_INTERVALS_OPEN = 4.0
 
 
 class Worker:
@@ -38,20 +36,27 @@ class Worker:
     Parameters
     ----------
     agent : Agent
-    comm : MPI.Comm
+    mail : Mail
     neighbours : Neighbours
         The ranks of this node.
+    departure : Departure
     heartbeat_s : float
-        Seconds of silence after which the master counts as lost.
+        A quarter of the seconds of silence after which the master counts as lost.
     """
 
     def __init__(
-        self, agent: Agent, comm: MPI.Comm, neighbours: Neighbours, heartbeat_s: float
+        self,
+        agent: Agent,
+        mail: Mail,
+        neighbours: Neighbours,
+        departure: leave.Departure,
+        heartbeat_s: float,
     ) -> None:
         self._agent = agent
+        self._departure = departure
         self._neighbours = neighbours
         self._heartbeat_s = heartbeat_s
-        self._mail = Mail(comm)
+        self._mail = mail
         self._spaces: set[int] = set()
         self._is_retired = False
         self._beats = Heartbeat([0], heartbeat_s, time.monotonic())
@@ -60,6 +65,7 @@ class Worker:
     def serve(self) -> End:
         """Serve until the master concludes; return how."""
         nap = Nap()
+        self._spaces.clear()
         self._beats = Heartbeat([0], self._heartbeat_s, time.monotonic())
         self._be_patient()
         self._mail.send(0, Beat())
@@ -77,7 +83,17 @@ class Worker:
         """End our slots."""
         if not self._is_retired:
             self._agent.close(wait=wait)
+        self._neighbours.close()
         self._mail.flush(_GRACE_S)
+
+    def take_leave(self, patience_s: float) -> None:
+        """Tell the master that we are about to go, and give it time to end the job for all."""
+        self._mail.send(0, LastWord())
+        self._mail.flush(_GRACE_S)
+        give_up_s = time.monotonic() + patience_s
+        while time.monotonic() < give_up_s:
+            self._mail.receive()
+            time.sleep(_STEP_S)
 
     def _take(self, message: object) -> None:
         match message:
@@ -137,9 +153,10 @@ class Worker:
     # ----------------------------------------------------- trouble of the master
 
     def _be_patient(self) -> None:
-        n_intervals = 1.0 if self._spaces else _N_INTERVALS_IDLE
         # The master speaks no more to a retired rank, which ends when the others do.
-        self._beats.allow(0, math.inf if self._is_retired else n_intervals, time.monotonic())
+        is_patient = self._is_retired or not self._spaces
+        n_intervals = math.inf if is_patient else _N_INTERVALS_OPEN
+        self._beats.allow(0, n_intervals, time.monotonic())
 
     def _mind_master(self, *, has_spoken: bool) -> None:
         if 0 in self._mail.dead:
@@ -156,7 +173,7 @@ class Worker:
 
     def _end_silent_master(self) -> None:
         """See to it that mpiexec does not wait for the master; without ULFM it will not."""
-        if is_tolerant() and not self._neighbours.kill(0):
+        if self._departure.is_tolerant and not self._neighbours.kill(0):
             leave.end_launcher()
 
     def _desert(self, reason: str) -> NoReturn:

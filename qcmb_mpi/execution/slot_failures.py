@@ -16,7 +16,8 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 
 # Of the limit, and in all: to start a program is not yet to compute.
 _BUSY_SHARE = 0.01
-_BUSY_S = 0.1
+_BUSY_S = 0.25
+UNANSWERED = "no slot can be started: the fork server does not answer; does an import hang?"
 SERVER_DIED = Failure(ErrorClass.CRASHED, "crashed", "the fork server was killed, the slot with it")
 
 
@@ -35,6 +36,20 @@ def overdue(limit_s: float, cpu_s: float) -> Failure:
         return Failure(ErrorClass.HUNG, "hung", message)
     message = f"killed after {limit_s:g} s (--timeout), {cpu_s:.4g} s of CPU"
     return Failure(ErrorClass.TIMEOUT, "timeout", message)
+
+
+def unready(limit_s: float, cpu_s: float) -> Failure:
+    """Judge a slot that was killed because it had not got ready for a space.
+
+    Parameters
+    ----------
+    limit_s : float
+        How long it was waited for, wall seconds.
+    cpu_s : float
+        Processor seconds that the slot has spent.
+    """
+    what = f"not ready after {limit_s:g} s, {cpu_s:.2f} s of CPU, killed; does an import hang?"
+    return Failure(ErrorClass.HUNG, "not_ready", what)
 
 
 def overused(overuse: Overuse, *, is_alone: bool) -> Failure:
