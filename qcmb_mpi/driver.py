@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,17 +26,22 @@ from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TransportError
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.engine import QCEngineRecipe
 from qcmb_mpi.execution.executors.base import Executor
-from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.executors.configs import adapted, demanded, fitted
+from qcmb_mpi.execution.layout import Placement, place
 from qcmb_mpi.execution.stop import Stop, heed_signals
+from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.forecast import forecast, thread_limit
+from qcmb_mpi.expansion.system import ModelChemistry
+from qcmb_mpi.forecast import forecast, slot_bytes_of, thread_limit
+from qcmb_mpi.learned import calibrated, calibration_of, keep, machine_name
 from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress, SilentProgress
 from qcmb_mpi.report.sources import rows_of
 from qcmb_mpi.runs import RunEnd, RunOptions
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
+from qcmb_mpi.sizing import check_memory, family_name, method_of
 from qcmb_mpi.store import Store
 from qcmb_mpi.watcher import Watcher
 
@@ -205,8 +210,10 @@ class _Run:
         done = store.done(self._number, with_records=loaded.wants_records)
         remedies = store.remedied(self._number, with_records=loaded.wants_records)
         self._summary.reused(done, space=self._number, remedies=remedies)
-        classes = forecast(self._space)
-        self._summary.predicted(classes, space=self._number)
+        used = {family_name(each, loaded.expansion.driver) for each in self._chemistries()}
+        config = fitted(config, map(method_of, sorted(used)))
+        classes = forecast(self._space, slot_bytes=slot_bytes_of(config))
+        classes = demanded(self._executor.config, classes, lambda each: method_of(str(each.family)))
         recipe = QCEngineRecipe(
             loaded.expansion, config.imports, loaded.wants_records, config.is_remedied
         )
@@ -227,12 +234,22 @@ class _Run:
         )
         if self._deadline_s is not None:
             dispatcher.set_deadline(self._deadline_s)
-        limit = thread_limit(self._space)
+        model = dispatcher.scheduler.cost_model
+
+        def choose(infos: Sequence[AgentInfo]) -> Placement:
+            node_bytes = max(info.node_memory_bytes or info.memory_bytes for info in infos)
+            check_memory(self._space, node_bytes, done=done)
+            limit = thread_limit(self._space)
+            within = adapted(config, infos, classes, thread_limit=limit)
+            placement = place(infos, classes, within, thread_limit=limit)
+            n_threads = placement.layout_of(infos[0]).n_threads
+            model.recall(calibration_of(store), machine=machine_name(n_threads))
+            expected = calibrated(placement.classes, model)
+            self._summary.predicted(expected, space=self._number)
+            return placement
+
         try:
-            dispatcher.open(
-                job,
-                lambda infos: choose_layouts(infos, classes, config, done=done, thread_limit=limit),
-            )
+            dispatcher.open(job, choose)
             n_before = sum(count.n_done for count in store.counts())
             before_work()
             self._has_begun = True
@@ -246,6 +263,12 @@ class _Run:
             return n_failed if is_through or is_given_up else None
         finally:
             dispatcher.close(job)
+            keep(store, model)
+
+    def _chemistries(self) -> list[ModelChemistry]:
+        """Return the model chemistries that have tasks."""
+        used = sorted({block.model_chemistry for block in self._space.blocks})
+        return [self._loaded.expansion.model_chemistries[index] for index in used]
 
     def _conclude(self, n_failed: int | None) -> RunEnd:
         """Assemble, if everything is there; say how it ended before anything that takes time."""

@@ -9,7 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.host import host_share
-from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.layout import place
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.programs.profiles import method_family, n_basis_functions, profile
+from qcmb_mpi.learned import calibrated, calibration_of, in_words, machine_name, uncertainty
+from qcmb_mpi.programs.profiles import method_family, profile
 from qcmb_mpi.report.snapshot import format_duration
-from qcmb_mpi.scheduling.cost import FAMILIES, CostModel, Scaling, TaskSize
+from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.messages import TaskClass
+from qcmb_mpi.scheduling.placement import PARALLEL_FRACTIONS
+from qcmb_mpi.scheduling.scaling import bytes_of, seconds_of
+from qcmb_mpi.scheduling.widths import end_s
+from qcmb_mpi.sizing import check_memory, family_name, n_among, size_of
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
+    from qcmb_mpi.execution.wire import AgentInfo
     from qcmb_mpi.expansion.classes import CompositionClass
     from qcmb_mpi.expansion.system import System
     from qcmb_mpi.schema import LoadedInput
@@ -35,44 +42,47 @@ _N_RANGES = 8
 _N_GROUPS = 12
 
 
-def forecast(space: TaskSpace) -> tuple[TaskClass, ...]:
-    """Return the tasks of `space` in classes that are predicted alike."""
-    model = CostModel()
+def forecast(space: TaskSpace, *, slot_bytes: int = 0) -> tuple[TaskClass, ...]:
+    """Return the tasks of a space in classes that are predicted alike, by formula alone.
+
+    Parameters
+    ----------
+    space : TaskSpace
+    slot_bytes : int, optional
+        Memory that a calculation is told it has; 0 when that is not known.
+    """
     stages = {block: stage.index for stage in space.level_graph().stages for block in stage.blocks}
-    return tuple(_task_class(space, each, stages[each.block], model) for each in space.classes())
-
-
-def _task_class(
-    space: TaskSpace, each: CompositionClass, stage: int, model: CostModel
-) -> TaskClass:
-    expansion = space.expansion
-    chemistry = expansion.model_chemistries[space.blocks[each.block].model_chemistry]
-    clusters = space.clusters(np.asarray(each.ids[:1], dtype=np.int64))
-    real, basis = clusters.real[0], clusters.basis[0]
-    method = chemistry.specification.get("model", {})
-    n_functions = n_basis_functions(expansion.system, real, basis, method)
-    n_atoms = sum(expansion.system.fragment_sizes[fragment - 1] for fragment in real)
-    size = TaskSize(
-        n_functions,
-        driver=expansion.driver,
-        n_atoms=n_atoms,
-        scaling=_scaling(chemistry.program, str(method.get("method", ""))),
+    return tuple(
+        _task_class(space, each, stages[each.block], slot_bytes) for each in space.classes()
     )
-    estimate = model.predict(size)
+
+
+def _task_class(space: TaskSpace, each: CompositionClass, stage: int, slot_bytes: int) -> TaskClass:
+    size = size_of(space, each, slot_bytes=slot_bytes)
+    chemistry = space.expansion.model_chemistries[space.blocks[each.block].model_chemistry]
     return TaskClass(
         stage=stage,
         ids=each.ids,
-        cost_s=estimate.cost_s,
-        memory_bytes=estimate.memory_bytes,
+        cost_s=seconds_of(size),
+        memory_bytes=bytes_of(size),
         key=(chemistry.fingerprint, each.real_kinds, each.ghost_kinds),
-        family=chemistry.fingerprint,
+        family=family_name(chemistry, space.expansion.driver),
+        parallel_fraction=_parallel_fraction(chemistry.program, size.method),
     )
 
 
-def _scaling(program: str, method: str) -> Scaling:
-    """Return how a method scales, on the base of what the program needs by itself."""
-    family = FAMILIES[method_family(program, method)]
-    return replace(family, base_bytes=profile(program).base_memory_bytes)
+def _parallel_fraction(program: str, method: str) -> float:
+    """Return the part of a large task that threads speed up."""
+    family = method_family(program, method)
+    # A density functional threads as an SCF does.
+    fraction = PARALLEL_FRACTIONS.get(family, PARALLEL_FRACTIONS["scf"])
+    return fraction if profile(program).is_threaded else 0.0
+
+
+def slot_bytes_of(config: ExecutorConfig) -> int:
+    """Return the memory of a calculation on this node if no core is idle; 0: no known limit."""
+    info = host_share(memory_bytes=config.memory_bytes).info
+    return info.memory_bytes // max(1, config.n_workers or info.n_cores)
 
 
 def thread_limit(space: TaskSpace) -> int | None:
@@ -100,8 +110,10 @@ def make_plan(
     -------
     dict
         ``n_tasks``, ``n_done`` and ``store`` (where they are), ``core_seconds`` and ``wall_s``
-        (predicted, of the rest), ``memory_bytes`` of the largest task, ``layout``, equal
-        fragments together in ``fragments`` and one row a level in ``levels``.
+        (predicted, of the rest), ``uncertainty`` of that (``factor``, and the measured tasks that
+        it rests on), ``memory_bytes`` of the largest task, ``layout``, equal
+        fragments together in ``fragments`` and one row a level in ``levels``, where ``n_wide``
+        tasks run on all cores.
 
     Raises
     ------
@@ -109,15 +121,20 @@ def make_plan(
         The store cannot be read.
     """
     space = TaskSpace(loaded.expansion)
-    every = forecast(space)
-    done = _done(space, store_path, with_records=loaded.wants_records)
-    n_left = {id(each): each.n_tasks - _n_among(done, each.ids) for each in every}
-    classes = tuple(each for each in every if n_left[id(each)])
+    by_formula = forecast(space, slot_bytes=slot_bytes_of(config))
+    done, calibration = _found(space, store_path, with_records=loaded.wants_records)
     info = host_share(memory_bytes=config.memory_bytes).info
-    limit = thread_limit(space)
-    layout = choose_layouts([info], classes, config, thread_limit=limit)(info)
+    placed = place([info], by_formula, config, thread_limit=thread_limit(space))
+    layout = placed.layout_of(info)
+    model = CostModel(calibration=calibration, machine=machine_name(layout.n_threads))
+    every = calibrated(by_formula, model)
+    n_left = {id(each): each.n_tasks - n_among(done, each.ids) for each in every}
+    classes = tuple(each for each in every if n_left[id(each)])
     core_s = sum(n_left[id(each)] * each.cost_s for each in classes)
-    longest_s = max((each.cost_s for each in classes), default=0.0)
+    left = [
+        replace(each, ids=range(each.n_tasks - n_among(done, each.ids)))
+        for each in calibrated(placed.classes, model)
+    ]
     return {
         "n_tasks": space.n_tasks,
         "n_done": len(done),
@@ -126,37 +143,43 @@ def make_plan(
         "n_fragments": loaded.expansion.system.n_fragments,
         "n_atoms": loaded.expansion.system.n_atoms,
         "core_seconds": core_s,
-        "wall_s": max(longest_s, core_s / max(1, layout.n_slots)) / max(1, layout.n_threads),
+        "wall_s": end_s(left, layout),
+        "uncertainty": uncertainty(by_formula, list(n_left.values()), model),
         "memory_bytes": max((each.memory_bytes for each in classes), default=0),
         "layout": {
             "n_slots": layout.n_slots,
             "n_threads": layout.n_threads,
+            "n_wide": sum(each.n_tasks for each in placed.classes if each.n_threads),
+            "n_threads_wide": max((each.n_threads for each in placed.classes), default=0),
             "memory_per_slot_bytes": layout.memory_per_slot_bytes,
             "reason": layout.reason,
         },
-        "levels": _levels(space, every, n_left),
-        "warnings": list(loaded.warnings),
+        "levels": _levels(space, every, n_left, placed.classes),
+        "warnings": [*loaded.warnings, *_too_large(space, info, done)],
     }
 
 
-def _done(space: TaskSpace, path: Path | None, *, with_records: bool) -> NDArray[np.int64]:
-    """Return the ids, ascending, of the tasks that a store has results of."""
+def _found(
+    space: TaskSpace, path: Path | None, *, with_records: bool
+) -> tuple[NDArray[np.int64], Mapping[str, Any] | None]:
+    """Return the ids, ascending, of the tasks that a store has, and what runs with it learnt."""
     if path is None:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), None
     from qcmb_mpi.store import Store
 
     with Store.open(path, is_read_only=True) as store:
         store.attach(0, space)
-        return np.asarray(store.done(0, with_records=with_records), dtype=np.int64)
+        done = np.asarray(store.done(0, with_records=with_records), dtype=np.int64)
+        return done, calibration_of(store)
 
 
-def _n_among(done: NDArray[np.int64], ids: range | NDArray[Any]) -> int:
-    if not len(done):
-        return 0
-    if isinstance(ids, range) and ids.step == 1:
-        first, last = np.searchsorted(done, [ids.start, ids.stop])
-        return int(last - first)
-    return int(np.isin(np.asarray(ids), done, assume_unique=True).sum())
+def _too_large(space: TaskSpace, info: AgentInfo, done: NDArray[np.int64]) -> list[str]:
+    """Say what a run on this node would refuse."""
+    try:
+        check_memory(space, info.node_memory_bytes or info.memory_bytes, done=done)
+    except InputError as error:
+        return [f"this node would refuse it: {error}"]
+    return []
 
 
 def _fragments(system: System) -> list[dict[str, Any]]:
@@ -198,7 +221,10 @@ def _ranges(members: Sequence[int]) -> str:
 
 
 def _levels(
-    space: TaskSpace, classes: Sequence[TaskClass], n_left: dict[int, int]
+    space: TaskSpace,
+    classes: Sequence[TaskClass],
+    n_left: dict[int, int],
+    placed: Sequence[TaskClass],
 ) -> list[dict[str, Any]]:
     rows = []
     for stage in space.level_graph().stages:
@@ -208,6 +234,9 @@ def _levels(
                 "model_chemistry": space.expansion.model_chemistries[stage.model_chemistry].label,
                 "nbody": stage.n_real,
                 "n_tasks": sum(each.n_tasks for each in ours),
+                "n_wide": sum(
+                    each.n_tasks for each in placed if each.n_threads and each.stage == stage.index
+                ),
                 "longest_s": max(each.cost_s for each in ours),
                 "n_left": sum(n_left[id(each)] for each in ours),
                 "core_seconds": sum(n_left[id(each)] * each.cost_s for each in ours),
@@ -235,17 +264,18 @@ def format_plan(plan: dict[str, Any]) -> str:
         + (f", {plan['n_done']} of them done in {plan['store']}" if plan["n_done"] else ""),
         *_fragment_lines(plan["fragments"]),
         "",
-        f"{'model chemistry':<20} {'n-body':>6} {'tasks':>10} {'longest':>12} {'core time':>14}",
+        f"{'model chemistry':<20} {'n-body':>6} {'tasks':>10} {'wide':>6} "
+        f"{'longest':>12} {'core time':>14}",
     ]
     lines += [
-        f"{row['model_chemistry']:<20} {row['nbody']:>6} {row['n_tasks']:>10} "
+        f"{row['model_chemistry']:<20} {row['nbody']:>6} {row['n_tasks']:>10} {row['n_wide']:>6} "
         f"{format_duration(row['longest_s']):>12} {format_duration(row['core_seconds']):>14}"
         for row in plan["levels"]
     ]
     lines += [
         "",
         f"core time   about {format_duration(plan['core_seconds'])} "
-        "(rough before the first tasks have run: within a factor of several)",
+        f"({in_words(plan['uncertainty'])})",
         f"wall time   about {format_duration(plan['wall_s'])} on this node",
         f"memory      up to {plan['memory_bytes'] / 1e9:.2g} GB a task",
         f"layout      {plan['layout']['reason']}",

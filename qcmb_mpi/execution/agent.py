@@ -23,6 +23,7 @@ from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.slotpool import SlotPool
 from qcmb_mpi.execution.slots import Slot, SlotSource
+from qcmb_mpi.execution.solo import Solo
 from qcmb_mpi.execution.wire import (
     AgentInfo,
     Done,
@@ -74,8 +75,7 @@ class Agent:
         self._guard = guard or MemoryGuard(clock)
         self._clock = clock
         self._backlog = Backlog()
-        self._lone = Backlog()
-        self._alone: Slot | None = None
+        self._solo = Solo(info, self._pool)
         self._n_good = 0
         self._looked_s = clock()
 
@@ -84,10 +84,12 @@ class Agent:
         match message:
             case Open():
                 self._pool.open(message)
-            case Work(space, ids, is_alone):
-                (self._lone if is_alone else self._backlog).add(space, ids)
+            case Work() if message.is_alone or message.n_threads:
+                self._solo.add(message)
+            case Work(space, ids):
+                self._backlog.add(space, ids)
             case Recall(space):
-                unstarted = (self._backlog.recall(space), self._lone.recall(space))
+                unstarted = (self._backlog.recall(space), self._solo.recall(space))
                 self._pool.news.append(Returned(space, np.concatenate(unstarted)))
             case Shut(space):
                 self._shut(space)
@@ -121,7 +123,7 @@ class Agent:
 
     def _shut(self, space: int) -> None:
         self._backlog.recall(space)
-        self._lone.recall(space)
+        self._solo.recall(space)
         self._pool.shut(space)
         for slot in list(self._pool.slots):
             if any(of == space for of, _ in slot.outstanding):
@@ -131,11 +133,7 @@ class Agent:
                 self._replace(slot, "its task space was shut")
 
     def _feed(self) -> None:
-        if self._alone is not None and not self._alone.outstanding:
-            self._end_alone(self._alone)
-        if self._alone is None and len(self._lone):
-            self._start_alone()
-        elif self._alone is None:
+        if not self._solo.takes_over(self._clock()):
             for depth in (1, 2):
                 for slot in self._pool.slots:
                     if slot.is_ready and len(slot.outstanding) < depth:
@@ -150,36 +148,6 @@ class Agent:
         batch = self._backlog.take(len(self._pool.slots))
         if batch is not None:
             slot.start(*batch, self._clock())
-
-    def _start_alone(self) -> None:
-        """Run one task with all memory of the node, once every slot has finished."""
-        space = self._lone.next_space
-        if any(slot.outstanding for slot in self._pool.slots):
-            return
-        for slot in self._pool.slots:
-            if space in slot.spaces and slot.is_ready and not slot.n_unanswered:
-                batch = self._lone.take(len(self._pool.slots))
-                if batch is not None:
-                    now = self._clock()
-                    slot.open(self._pool.spaces[batch[0]], now, memory_bytes=self._all_bytes)
-                    slot.start(*batch, now)
-                    self._alone = slot
-                return
-
-    def _end_alone(self, slot: Slot) -> None:
-        """Give the slot its own share of memory again."""
-        self._alone = None
-        if slot in self._pool.slots:
-            for space in filter(self._pool.spaces.__contains__, list(slot.spaces)):
-                slot.open(self._pool.spaces[space], self._clock())
-
-    @property
-    def _all_bytes(self) -> int:
-        return self.info.node_memory_bytes or self.info.memory_bytes
-
-    @property
-    def _limit_bytes(self) -> int:
-        return self.info.memory_bytes if self._alone is None else self._all_bytes
 
     def _allow_pause(self, timeout_s: float) -> None:
         """Count no time in which this process did not run: its slots did not either."""
@@ -242,9 +210,9 @@ class Agent:
     def _guard_memory(self) -> None:
         busy = {slot.process.pid: slot for slot in self._pool.slots if slot.outstanding}
         idle = [slot.process.pid for slot in self._pool.slots if not slot.outstanding]
-        overuse = self._guard.check(busy, idle, self._limit_bytes)
+        overuse = self._guard.check(busy, idle, self._solo.limit_bytes)
         if overuse is not None:
-            is_alone = self._alone is not None
+            is_alone = self._solo.has_host
             self._end(busy[overuse.pid], slot_failures.overused(overuse, is_alone=is_alone))
 
     def _renew_suspects(self) -> None:
@@ -285,7 +253,7 @@ class Agent:
 
     def _judge(self, slot: Slot, status: int | None) -> Failure:
         seen_bytes = self._guard.last_seen_bytes(slot.process.pid)
-        is_oom = self._guard.has_oom_killed() or 2 * seen_bytes > self._limit_bytes > 0
+        is_oom = self._guard.has_oom_killed() or 2 * seen_bytes > self._solo.limit_bytes > 0
         return slot_failures.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
 
     def _report(self, slot: Slot, failure: Failure) -> None:
@@ -304,15 +272,15 @@ class Agent:
             host=self.info.host,
             rank=self.info.rank,
             slot=slot.resources.slot,
-            n_threads=slot.resources.n_threads,
+            n_threads=slot.n_threads,
         )
         self._pool.news.append(Done((outcome,)))
 
     def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
         for space in {space for space, _ in slot.outstanding}:
             ids = [task for of, task in slot.outstanding if of == space]
-            held = self._lone if slot is self._alone else self._backlog
-            held.put_back(space, np.array(ids, dtype=np.int64))
+            if not self._solo.put_back(slot):
+                self._backlog.put_back(space, np.array(ids, dtype=np.int64))
         slot.outstanding.clear()
         self._pool.replace(slot, cause, is_its_fault=is_its_fault)
 

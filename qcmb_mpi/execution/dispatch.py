@@ -22,6 +22,7 @@ import numpy as np
 from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.crew import Crew
 from qcmb_mpi.execution.engine import EngineRecipe
+from qcmb_mpi.execution.layout import Placement
 from qcmb_mpi.execution.observer import Observer, Sink
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
@@ -41,7 +42,6 @@ from qcmb_mpi.execution.wire import (
     Work,
 )
 from qcmb_mpi.scheduling import messages as m
-from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 
@@ -78,7 +78,7 @@ class Job:
         return sum(len(each.ids) for each in self.classes)
 
 
-LayoutChoice = Callable[[AgentInfo], Layout]
+Choice = Callable[[Sequence[AgentInfo]], Placement]
 
 
 class Dispatcher:
@@ -129,7 +129,7 @@ class Dispatcher:
         self._loss: Failure | None = None
         self._last_failure: dict[tuple[int, int], Failure] = {}
 
-    def open(self, job: Job, choose: Callable[[Sequence[AgentInfo]], LayoutChoice]) -> None:
+    def open(self, job: Job, choose: Choice) -> None:
         """Have every agent get ready for `job`, then hand its tasks to the scheduler.
 
         Agents that cannot work on it, or are lost meanwhile, are left out.
@@ -138,7 +138,7 @@ class Dispatcher:
         ----------
         job : Job
         choose : callable
-            Given all agents, returns the function that gives each its layout.
+            Given all agents, says where the tasks run.
 
         Raises
         ------
@@ -147,13 +147,14 @@ class Dispatcher:
         Interrupted
             It was to stop, or the deadline came, before all were ready; or nobody got ready.
         """
+        classes = job.classes
         if len(job.done) < job.n_tasks:
             self._await(lambda: self._crew.absent, lambda: not self._crew.is_idle)
             if not self._crew.is_idle:
-                self._muster(job, choose)
+                classes = self._muster(job, choose)
         if self._stop.reason is not None:
             raise Interrupted(f"stopped while starting: {self._stop.reason}")
-        self._step(m.SpaceAdded(job.space, self._admissible(job.classes), job.done))
+        self._step(m.SpaceAdded(job.space, self._admissible(classes), job.done))
 
     def run(self) -> bool:
         """Work until everything is settled; return False if stopped early.
@@ -182,14 +183,14 @@ class Dispatcher:
 
     # ----------------------------------------------------------------- getting ready
 
-    def _muster(self, job: Job, choose: Callable[[Sequence[AgentInfo]], LayoutChoice]) -> None:
-        """Have all who are present get ready; those who can join in."""
+    def _muster(self, job: Job, choose: Choice) -> tuple[m.TaskClass, ...]:
+        """Have all who are present get ready; those who can join in. Return the tasks."""
         present = self._crew.present
-        layout_of = choose(tuple(present.values()))
+        placement = choose(tuple(present.values()))
         self._crew.begin(job.space)
         self._opening = job.space
         for agent, info in present.items():
-            layout = self._crew.layouts[agent] = layout_of(info)
+            layout = self._crew.layouts[agent] = placement.layout_of(info)
             self._send(agent, Open(job.space, job.recipe, layout, self._timeout_s, self._scratch))
         self._await(
             lambda: self._crew.silent(job.space), lambda: self._crew.is_any_ready(job.space)
@@ -203,6 +204,7 @@ class Dispatcher:
                 self._observer.agent_joined(agent, info, layout)
                 event = m.AgentJoined(agent, layout.n_slots, info.memory_bytes, info.host)
                 self._step(event)
+        return placement.classes
 
     def _await(self, missing: Callable[[], list[int]], is_any_ready: Callable[[], bool]) -> None:
         """Wait until nobody is missing; in the end do without who is, if anybody is ready."""
@@ -361,8 +363,8 @@ class Dispatcher:
 
     def _carry_out(self, command: m.Command) -> None:
         match command:
-            case m.Assign(agent, space, ids, is_alone):
-                self._send(agent, Work(space, ids, is_alone))
+            case m.Assign(agent, space, ids, is_alone, n_threads):
+                self._send(agent, Work(space, ids, is_alone, n_threads))
             case m.Retract(agent, space):
                 self._send(agent, Recall(space))
             case m.SetAside(agent, reason):

@@ -70,7 +70,9 @@ def host_share(
     quota = granted.n_cpus * len(cpus) // max(1, len(together)) if cpus else 1
     n_cores = max(1, min(_n_physical(cpus, layout), quota))
     node_bytes = memory_bytes or int(_MEMORY_SHARE * granted.memory_bytes)
-    info = AgentInfo(rank, socket.gethostname(), n_cores, node_bytes // len(masks), node_bytes)
+    info = AgentInfo(
+        rank, socket.gethostname(), n_cores, node_bytes // len(masks), node_bytes, can_widen=True
+    )
     return HostShare(info, cpus if granted.is_mask_exact else (), layout)
 
 

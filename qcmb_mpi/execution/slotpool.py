@@ -132,6 +132,10 @@ class SlotPool:
         else:
             self.news.append(Ready(space, error))
 
+    def cpus(self, n_threads: int) -> tuple[int, ...]:
+        """Return the processors of one slot instead of all, ``()`` for unpinned."""
+        return self._slot_cpus(1, n_threads)[0]
+
     def heard_done(self) -> None:
         """Note that work gets done."""
         self._source.trust()

@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.engine import SlotResources
@@ -45,6 +46,7 @@ class Slot:
         self.server = server
         self.resources = resources
         self.spaces: dict[int, SlotResources] = {}
+        self.n_threads = resources.n_threads
         self.outstanding: deque[tuple[int, int]] = deque()
         self.progressed_s = 0.0
         self.ended_s = math.inf
@@ -54,11 +56,10 @@ class Slot:
         self._n_failed = 0
         self._good_elsewhere = 0
 
-    def open(self, message: Open, now: float, *, memory_bytes: int | None = None) -> None:
-        """Have it get ready for a space, for once with as much memory as is given."""
-        resources = self.spaces.setdefault(message.space, self.resources)
-        if memory_bytes is not None:
-            resources = replace(resources, memory_bytes=memory_bytes)
+    def open(self, message: Open, now: float, **lent: Any) -> None:
+        """Have it get ready for a space, with its own resources but for what is lent to it."""
+        resources = replace(self.spaces.setdefault(message.space, self.resources), **lent)
+        self.n_threads = resources.n_threads
         if not self.outstanding:
             self.progressed_s = now
         self.n_unanswered += 1

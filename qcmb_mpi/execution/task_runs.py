@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
-from qcmb_mpi.execution.layout import choose_layouts
+from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.tasks import ParallelTask, TaskListRecipe, TaskResult, TaskStatus
@@ -45,7 +45,7 @@ def run_tasks(
     recipe = TaskListRecipe(tuple(tasks), config.imports, config.is_remedied)
     job = Job(executor.next_space(), recipe, _classes(tasks))
     try:
-        dispatcher.open(job, lambda infos: choose_layouts(infos, job.classes, config))
+        dispatcher.open(job, lambda infos: place(infos, job.classes, config))
         dispatcher.run()
     finally:
         dispatcher.close(job)

@@ -37,6 +37,8 @@ class AgentInfo:
         Memory that is its own.
     node_memory_bytes : int
         Memory of all agents of its node together; 0 if unknown.
+    can_widen : bool
+        Whether it can run one task on all its cores for once.
     """
 
     rank: int
@@ -44,6 +46,7 @@ class AgentInfo:
     n_cores: int
     memory_bytes: int
     node_memory_bytes: int = 0
+    can_widen: bool = False
 
 
 # master -> agent
@@ -75,12 +78,15 @@ class Open:
 class Work:
     """Run these tasks, in this order.
 
-    ``is_alone``: one task, to be given all memory of the agent; nothing else is at work meanwhile.
+    ``is_alone``: one task, to be given all memory of the node. ``n_threads``, unless 0: one task,
+    to be given all cores and memory of the agent, and so many threads. Nothing else is at work in
+    the agent meanwhile.
     """
 
     space: int
     ids: TaskIds
     is_alone: bool = False
+    n_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

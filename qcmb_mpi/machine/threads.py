@@ -23,6 +23,9 @@ _FIXED = {
     # The slot's affinity mask places its threads. A binding inherited from the user's shell or the
     # launcher would put the threads of all slots on the same cores, and outlive a change of mask.
     "OMP_PROC_BIND": "FALSE",
+    # Threads that spin between parallel regions keep the cores from those of other libraries in the
+    # same process; sleeping costs nothing that could be measured.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # With Intel's runtime an inherited KMP_AFFINITY or GOMP_CPU_AFFINITY would win over it. "none"
     # wins over all; the runtime would warn of that in every calculation.
     "KMP_AFFINITY": "none",
@@ -36,8 +39,7 @@ _LEAST_STACK_BYTES = 16 * _MIB
 def thread_environment(n_threads: int) -> dict[str, str]:
     """Give the variables for programs that may use ``n_threads`` threads.
 
-    ``OMP_WAIT_POLICY`` and ``OMP_MAX_ACTIVE_LEVELS`` are left alone: slots do not share cores, so
-    that spinning costs nobody, and nested parallelism is off unless a program asks for it.
+    ``OMP_MAX_ACTIVE_LEVELS`` is left alone: nested parallelism is off unless a program asks for it.
 
     Parameters
     ----------

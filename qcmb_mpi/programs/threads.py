@@ -28,7 +28,7 @@ def _controller(loaded: tuple[str, ...]) -> ThreadpoolController:
 
 
 @contextmanager
-def limited_threads(n_threads: int) -> Iterator[None]:
+def limited_threads(n_threads: int, n_blas_threads: int | None = None) -> Iterator[None]:
     """Let OpenMP and BLAS libraries of this process use `n_threads` threads, then restore.
 
     Call it after the program's own import, so that its libraries are seen.
@@ -37,7 +37,10 @@ def limited_threads(n_threads: int) -> Iterator[None]:
     ----------
     n_threads : int
         Threads of each library, at least 1.
+    n_blas_threads : int, optional
+        Of the BLAS libraries, where a program calls them from its own threads.
     """
     controller = _controller(tuple(name for name in _CARRIERS if name in sys.modules))
-    with controller.limit(limits=max(1, n_threads)):
+    limits = {"openmp": max(1, n_threads), "blas": max(1, n_blas_threads or n_threads)}
+    with controller.limit(limits=limits):
         yield

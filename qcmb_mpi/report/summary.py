@@ -4,8 +4,9 @@ Rules of this file
 ------------------
 1. Aggregates only: a few numbers per level, agent and class; nothing per task but failures.
 2. Durations come from the ``now`` that is passed in (a monotonic clock), never from the wall clock.
-3. ``busy_s`` counts attempts that gave a result. Time lost in failed attempts is ``wasted_s``, so
-   that failures lower the efficiency instead of raising it.
+3. ``busy_s`` counts slots in attempts that gave a result: a wide task keeps all of its agent busy.
+   Time lost in failed attempts is ``wasted_s``, so that failures lower the efficiency instead of
+   raising it.
 """
 
 from __future__ import annotations
@@ -220,17 +221,18 @@ class RunSummary:
     def _observe_done(self, space: int, done: list[Outcome], agent: AgentTally, now: float) -> None:
         ids = np.fromiter((o.task for o in done), np.int64, len(done))
         seconds = np.fromiter((o.seconds for o in done), np.float64, len(done))
+        busy_s = seconds * [agent.slots_of(o.n_threads) for o in done]
         self._n_computed += len(done)
-        self._busy_s += float(seconds.sum())
+        self._busy_s += float(busy_s.sum())
         self._longest_s = max(self._longest_s, float(seconds.max()))
         agent.n_tasks += len(done)
-        agent.busy_s += float(seconds.sum())
+        agent.busy_s += float(busy_s.sum())
         agent.peak_bytes = max(agent.peak_bytes, max(o.peak_bytes for o in done))
         self._programs.update({(o.program, o.version) for o in done if o.program})
         self._remedies.update(o.remedy for o in done if o.remedy)
         self._note_slowest(space, done)
         self._note_prediction(space, ids, seconds)
-        self._count_done(space, ids, seconds, now)
+        self._count_done(space, ids, busy_s, now)
 
     def _count_done(
         self, space: int, ids: NDArray[np.int64], seconds: NDArray[np.float64], now: float

@@ -72,6 +72,11 @@ class AgentTally:
         """Slots that get work."""
         return 0 if self.lost or self.set_aside or self.trouble else self.info.slots
 
+    def slots_of(self, n_threads: int) -> int:
+        """Return how many slots a task with so many threads keeps busy: all, if it is wide."""
+        is_wide = n_threads > self.info.threads > 0
+        return max(1, self.info.slots) if is_wide else 1
+
     def as_dict(self) -> dict[str, Any]:
         """Give the row of the summary."""
         counts = {"n_tasks": self.n_tasks, "busy_s": rounded(self.busy_s), "lost": self.lost}

@@ -38,16 +38,19 @@ class Custody:
         for index in np.flatnonzero(book.stages == stage).tolist():
             queue.release(index)
             book.release(index)
+            if book.n_threads[index]:
+                tasks = book.pending(index).tolist()
+                self._pool.wide.update(dict.fromkeys([(book.space, x) for x in tasks], index))
         queue.sort()
 
     def settle(self, book: Ledger, ids: Ids) -> list[int]:
         """Note that tasks are done, whoever holds them; return the holders."""
         holders = self._free(book, ids)
         book.move(ids, DONE)
-        if book.trials or self._pool.lone:
+        if book.trials or self._pool.lone or self._pool.wide:
             for task in ids.tolist():
                 book.trials.pop(task, None)
-                self._pool.lone.pop((book.space, task), None)
+                self._forget(book, task)
         return holders
 
     def give_back(self, book: Ledger, ids: Ids) -> None:
@@ -130,19 +133,20 @@ class Custody:
     def _make_ready(self, book: Ledger, ids: Ids, priority: Priority) -> None:
         self._free(book, ids)
         book.move(ids, READY)
-        if book.trials or self._pool.lone or self._pool.is_short:
+        if book.trials or self._pool.lone or self._pool.wide or self._pool.is_short:
             ids = self._set_apart(book, ids, priority)
         self._pool.queues[book.space].push(ids, priority)
 
     def _set_apart(self, book: Ledger, ids: Ids, priority: Priority) -> Ids:
-        """Queue tasks that must not go just anywhere, or are to run alone; return the others."""
+        """Queue tasks that must not go just anywhere; return the others but lone and wide ones."""
         plain: list[int] = []
         lone, most_bytes = self._pool.lone, self._pool.most_bytes
         is_short = self._pool.is_short
         for task in ids.tolist():
+            key = book.space, task
             if is_short and book.bytes_of(task) > most_bytes:
-                lone.setdefault((book.space, task), "")
-            if (book.space, task) in lone:
+                lone.setdefault(key, "")
+            if key in lone or key in self._pool.wide:
                 continue
             if avoid := self._avoided(book, task):
                 self._pool.queues[book.space].push(as_ids([task]), priority, avoid=avoid)
@@ -181,9 +185,14 @@ class Custody:
         ids = as_ids([task])
         self._free(book, ids)
         book.move(ids, QUARANTINED)
-        self._pool.lone.pop((book.space, task), None)
+        self._forget(book, task)
         trials = book.trials.get(task, Trials())
         return Quarantine(book.space, task, error, trials.n_attempts + trials.n_deaths)
+
+    def _forget(self, book: Ledger, task: int) -> None:
+        """Note that a task needs neither a host nor an agent for itself any more."""
+        self._pool.lone.pop((book.space, task), None)
+        self._pool.wide.pop((book.space, task), None)
 
     def _free(self, book: Ledger, ids: Ids) -> list[int]:
         """Take tasks from whoever holds them; return those agents."""

@@ -16,7 +16,7 @@ import numpy as np
 from qcmb_mpi.errors import IllegalEvent
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import NOBODY
-from qcmb_mpi.scheduling.messages import Assign, Command
+from qcmb_mpi.scheduling.messages import Assign, Command, as_ids
 from qcmb_mpi.scheduling.pool import Pool
 
 
@@ -57,8 +57,19 @@ def _check_agent(pool: Pool, agent: Agent) -> None:
         noted = {key: n for key, n in agent.load.items() if key[0] == space}
         _require(mine == noted, f"{name}: classes held")
     if agent.memory_bytes and not _lone_held(pool, agent):
-        fits = agent.memory_in_use(pool.books) <= agent.memory_bytes
-        _require(fits, f"{name} holds more than its memory")
+        # A prediction that was raised since counts for what is assigned from now on.
+        held = _largest(pool, agent, "least_bytes")
+        _require(sum(held) <= agent.memory_bytes, f"{name} holds more than its memory")
+
+
+def _largest(pool: Pool, agent: Agent, name: str) -> list[int]:
+    """Return the sizes of the ``n_slots`` largest tasks that an agent holds, largest first."""
+    sizes = [
+        int(getattr(pool.books[space], name)[index])
+        for (space, index), n in agent.load.items()
+        for _ in range(min(n, agent.n_slots))
+    ]
+    return sorted(sizes, reverse=True)[: agent.n_slots]
 
 
 def _check_lone(pool: Pool) -> None:
@@ -66,6 +77,9 @@ def _check_lone(pool: Pool) -> None:
         n_lone = sum(_lone_held(pool, agent) for agent in agents.values())
         n_held = sum(agent.n_held for agent in agents.values())
         _require(not n_lone or n_held == 1, f"a lone task has company on {place}")
+        for agent in agents.values():
+            is_wide = any(pool.books[space].n_threads[index] for space, index in agent.load)
+            _require(not is_wide or agent.n_held == 1, f"a wide task has company on {place}")
 
 
 def _lone_held(pool: Pool, agent: Agent) -> int:
@@ -76,11 +90,34 @@ def _check_assign(pool: Pool, command: Assign) -> None:
     keys = [(command.space, task) for task in command.ids.tolist()]
     agent = pool.agents[command.agent]
     _require(not agent.is_aside, "assigned to an agent that was set aside")
-    _require(command.is_alone == agent.is_reserved, "assigned to a host that is kept free")
+    is_apart = command.is_alone or command.n_threads > 0
+    _require(is_apart == agent.is_reserved, "assigned to an agent that is kept free")
     if command.is_alone:
         _require(len(keys) == 1 and keys[0] in pool.lone, "assigned alone what need not be")
     else:
         _require(not any(key in pool.lone for key in keys), "a lone task was assigned as any")
+    if agent.memory_bytes and not command.is_alone and not command.n_threads:
+        _check_room(pool, agent, command)
+    widths = {_width(pool, key) for key in keys}
+    _require(widths == {command.n_threads}, "assigned with threads that are not its own")
+    _require(not command.n_threads or len(keys) == 1, "wide tasks were assigned together")
+
+
+def _check_room(pool: Pool, agent: Agent, command: Assign) -> None:
+    """Check that what was assigned fits, or is lookahead that needs no more than what runs."""
+    held = _largest(pool, agent, "memory_bytes")
+    book = pool.books[command.space]
+    largest = int(book.memory_bytes[book.class_of(command.ids)].max())
+    fits = sum(held) <= agent.memory_bytes or largest <= held[-1]
+    _require(fits, f"agent {agent.number} was given more than fits")
+
+
+def _width(pool: Pool, key: tuple[int, int]) -> int:
+    book = pool.books[key[0]]
+    index = int(book.class_of(as_ids([key[1]]))[0])
+    width = int(book.n_threads[index])
+    _require(pool.wide.get(key) == (index if width else None), "wide tasks do not add up")
+    return width
 
 
 def _require(is_met: Any, message: str) -> None:

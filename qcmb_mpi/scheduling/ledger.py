@@ -115,6 +115,8 @@ class Ledger:
         self.n_tasks = sum(each.n_tasks for each in event.classes)
         self.stages = np.array([each.stage for each in event.classes], dtype=np.int64)
         self.memory_bytes = np.array([c.memory_bytes for c in event.classes], dtype=np.int64)
+        self.least_bytes = self.memory_bytes.copy()  # the smallest prediction so far
+        self.n_threads = np.array([c.n_threads for c in event.classes], dtype=np.int64)
         self.states = self._first_states()
         self.holders = np.full(self.n_tasks, NOBODY, dtype=np.int32)
         self.trials: dict[int, Trials] = {}
@@ -231,6 +233,11 @@ class Ledger:
     def unsettled_s(self) -> float:
         """Predicted seconds of all tasks that are not done or quarantined."""
         return float(self.n_unsettled_of @ self.cost_s)
+
+    @property
+    def wide_s(self) -> float:
+        """The part of them in which a task keeps a whole agent busy."""
+        return float(self.n_unsettled_of @ (self.cost_s * (self.n_threads > 0)))
 
     def story(self, task: int) -> tuple[object, ...]:
         """Return what is known of a task, for error messages."""

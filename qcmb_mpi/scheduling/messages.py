@@ -83,6 +83,10 @@ class TaskClass(Message):
     family : Hashable, optional
         What classes whose predictions err alike have in common (the model chemistry): a class
         that has not run yet is corrected by what its family showed.
+    n_threads : int
+        Threads of each, with an agent for itself; 0 for a slot's.
+    parallel_fraction : float, optional
+        Part of such a task that threads speed up (Amdahl's law), 0 for none; None when unknown.
     """
 
     stage: int
@@ -91,6 +95,8 @@ class TaskClass(Message):
     memory_bytes: int = 0
     key: Hashable = None
     family: Hashable = None
+    n_threads: int = 0
+    parallel_fraction: float | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -214,12 +220,14 @@ class Assign(Message):
     """Give these tasks to an agent, to be run in this order.
 
     ``is_alone``: one task that needs all memory; nothing else runs on its node meanwhile.
+    ``n_threads``, unless 0: one task that runs so wide; nothing else runs in its agent meanwhile.
     """
 
     agent: int
     space: int
     ids: Ids
     is_alone: bool = False
+    n_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

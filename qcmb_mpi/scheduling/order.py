@@ -104,8 +104,9 @@ class WorkQueue:
         self._skip_exhausted(from_start=True)
 
     def release(self, class_index: int) -> None:
-        """Let fresh tasks of a class out; sort afterwards."""
-        self._is_open[class_index] = bool(self._ledger.classes[class_index].n_tasks)
+        """Let fresh tasks of a class out, unless they are wide; sort afterwards."""
+        each = self._ledger.classes[class_index]
+        self._is_open[class_index] = bool(each.n_tasks and not each.n_threads)
 
     def withdraw(self, class_index: int) -> None:
         """Propose nothing more of a class, but for what is released or pushed later."""

@@ -9,13 +9,26 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qcmb_mpi.scheduling.cost import LoadBalancer
 from qcmb_mpi.scheduling.messages import TaskClass
 
 _N_DEALT_OUT = 256
+_TINY_S = 1e-9
+_SERIAL_S = 0.3  # of every calculation: what a program does before and after the heavy part
+
+# Part of a calculation that threads speed up, by families of scheduling.cost: what threads gain
+# where a task is large enough that one would give it many.
+PARALLEL_FRACTIONS = {
+    "dispersion": 0.0,
+    "semiempirical": 0.5,
+    "scf": 0.9,
+    "mp2": 0.85,
+    "ccsd": 0.85,
+    "ccsd(t)": 0.9,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +54,69 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """The work in numbers."""
+class Work:
+    """Tasks in numbers.
 
-    classes: tuple[tuple[int, float], ...]
-    n_agents: int
+    Parameters
+    ----------
+    sizes : tuple of (int, float, float)
+        Of each class the number of tasks, the seconds of one on one thread, and the part of them
+        that threads speed up.
+    n_tasks : int
+    total_s, longest_s : float
+    largest_bytes : int
+    """
+
+    sizes: tuple[tuple[int, float, float], ...]
     n_tasks: int
     total_s: float
     longest_s: float
     largest_bytes: int
 
     @classmethod
-    def of(cls, classes: Sequence[TaskClass], n_agents: int) -> _Work:
-        sizes = tuple((c.n_tasks, max(c.cost_s, 1e-9)) for c in classes if c.n_tasks)
+    def of(cls, classes: Sequence[TaskClass], parallel_fraction: float = 0.85) -> Work:
+        """Sum classes up; `parallel_fraction` is for those of which it is unknown."""
+        sizes = tuple(
+            (each.n_tasks, max(each.cost_s, _TINY_S), fraction_of(each, parallel_fraction))
+            for each in classes
+            if each.n_tasks
+        )
         return cls(
             sizes,
-            n_agents,
-            sum(n for n, _ in sizes),
-            sum(n * cost for n, cost in sizes),
-            max((cost for _, cost in sizes), default=0.0),
-            max((c.memory_bytes for c in classes if c.n_tasks), default=0),
+            sum(n for n, _, _ in sizes),
+            sum(n * cost_s for n, cost_s, _ in sizes),
+            max((cost_s for _, cost_s, _ in sizes), default=0.0),
+            max((each.memory_bytes for each in classes if each.n_tasks), default=0),
         )
 
-    def makespan_s(self, n_slots: int) -> float:
-        """Predict the end on one thread each: exactly while tasks are few, else by its bound."""
-        n_workers = n_slots * self.n_agents
-        if self.n_tasks > _N_DEALT_OUT:
-            return max(self.longest_s, self.total_s / n_workers)
-        costs = [cost for n, cost in self.classes for _ in range(n)]
-        return LoadBalancer().distribute_work(costs, n_workers).makespan_s
+    def end_s(self, starts_s: Iterable[float], n_threads: int) -> float:
+        """Predict the end of list scheduling on slots that become free at `starts_s`.
+
+        The longest tasks are dealt out one by one; many short ones fill what is left.
+        """
+        sizes = [(n, seconds_on(n_threads, cost_s, part)) for n, cost_s, part in self.sizes]
+        return max(dealt(starts_s, sizes), default=0.0)
+
+
+def fraction_of(each: TaskClass, default: float) -> float:
+    """Return the part of a class's tasks that threads speed up."""
+    return default if each.parallel_fraction is None else each.parallel_fraction
+
+
+def dealt(starts_s: Iterable[float], sizes: Iterable[tuple[int, float]]) -> list[float]:
+    """Deal tasks, (number, seconds of each), to workers, longest first; return when each ends."""
+    ends_s = list(starts_s)
+    heapq.heapify(ends_s)
+    n_left, rest_s = _N_DEALT_OUT, 0.0
+    for n, cost_s in sorted(sizes, key=lambda size: -size[1]):
+        for _ in range(min(n, n_left)):
+            heapq.heapreplace(ends_s, ends_s[0] + cost_s)
+        rest_s += max(0, n - n_left) * cost_s
+        n_left -= min(n, n_left)
+    if not rest_s:
+        return ends_s
+    level_s = (sum(ends_s) + rest_s) / len(ends_s)
+    return [max(end_s, level_s) for end_s in ends_s]
 
 
 def choose_layout(
@@ -100,7 +147,7 @@ def choose_layout(
     n_agents : int
         Equal agents that share the work.
     parallel_fraction : float
-        Part of a task that threads speed up (Amdahl's law).
+        Part of a task that threads speed up (Amdahl's law), where its class does not say.
 
     Returns
     -------
@@ -118,30 +165,41 @@ def choose_layout(
         thread_limit=thread_limit,
         n_agents=n_agents,
     )
-    work = _Work.of(classes, n_agents)
+    work = Work.of(classes, parallel_fraction)
     limit = memory_bytes or 0
     if n_workers is not None:
         return _as_asked(n_workers, n_threads, n_cores, limit, thread_limit)
-    most, is_memory_bound = _most_slots(work, n_cores, limit)
     if n_threads is not None:
-        n_slots = min(most, max(1, n_cores // n_threads))
         why = f"{n_threads} threads per task were asked for"
-        return _layout(n_slots, n_threads, limit, _with_memory(why, is_memory_bound, work))
+        return with_threads(work, n_threads, n_cores, limit, why)
     if work.n_tasks == 0:
-        return _layout(most, 1, limit, "there is nothing to do")
+        return _layout(most_slots(work, n_cores, limit), 1, limit, "there is nothing to do")
     widest = min(n_cores, thread_limit or n_cores)
-    options = [(n, min(widest, n_cores // n)) for n in range(1, most + 1)]
-    times = [work.makespan_s(n) / speedup(t, parallel_fraction) for n, t in options]
+    options = [
+        (n, min(widest, n_cores // n)) for n in range(1, most_slots(work, n_cores, limit) + 1)
+    ]
+    times = [work.end_s([0.0] * n * n_agents, t) for n, t in options]
     # A tie goes to more slots: predictions are rough, and narrow tasks waste nothing.
     best = min(range(len(options)), key=lambda i: (round(times[i] / min(times), 3), -options[i][0]))
     n_slots, threads = options[best]
-    why = _why(work, n_slots, threads, n_cores)
-    return _layout(n_slots, threads, limit, _with_memory(why, is_memory_bound, work))
+    why = _with_memory(_why(work, n_slots, threads, n_cores), work, n_cores, limit)
+    return _layout(n_slots, threads, limit, why)
+
+
+def with_threads(work: Work, n_threads: int, n_cores: int, limit: int, why: str) -> Layout:
+    """Return the layout with as many slots of `n_threads` as cores and memory (0: any) allow."""
+    n_slots = min(most_slots(work, n_cores, limit), max(1, n_cores // n_threads))
+    return _layout(n_slots, n_threads, limit, _with_memory(why, work, n_cores, limit))
 
 
 def speedup(n_threads: int, parallel_fraction: float) -> float:
     """Return how much faster a task is on ``n_threads`` (Amdahl's law)."""
     return 1 / (1 - parallel_fraction + parallel_fraction / n_threads)
+
+
+def seconds_on(n_threads: int, cost_s: float, parallel_fraction: float) -> float:
+    """Return the seconds of a task on ``n_threads``; of a short one threads speed up less."""
+    return cost_s / speedup(n_threads, parallel_fraction * cost_s / (cost_s + _SERIAL_S))
 
 
 def _check(**numbers: int | None) -> None:
@@ -150,12 +208,11 @@ def _check(**numbers: int | None) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _most_slots(work: _Work, n_cores: int, limit: int) -> tuple[int, bool]:
-    """Return how many slots there may be, and whether memory is what limits them."""
+def most_slots(work: Work, n_cores: int, limit: int) -> int:
+    """Return how many slots there may be by cores and memory (0: any)."""
     if not limit or not work.largest_bytes:
-        return n_cores, False
-    fitting = max(1, limit // work.largest_bytes)
-    return min(n_cores, fitting), fitting < n_cores
+        return n_cores
+    return min(n_cores, max(1, limit // work.largest_bytes))
 
 
 def _as_asked(
@@ -167,7 +224,7 @@ def _as_asked(
     return _layout(n_workers, threads, limit, f"{n_workers} slots were asked for")
 
 
-def _why(work: _Work, n_slots: int, n_threads: int, n_cores: int) -> str:
+def _why(work: Work, n_slots: int, n_threads: int, n_cores: int) -> str:
     tasks = f"{work.n_tasks} task{'s' if work.n_tasks != 1 else ''}"
     if n_threads == 1 and work.n_tasks >= 4 * n_slots:
         return f"{tasks} >= 4 x {n_slots} slots: one core each wastes nothing"
@@ -177,13 +234,17 @@ def _why(work: _Work, n_slots: int, n_threads: int, n_cores: int) -> str:
     return f"{tasks}, the longest being {share:.0%} of all work, are done soonest that wide"
 
 
-def _with_memory(why: str, is_memory_bound: bool, work: _Work) -> str:
-    if not is_memory_bound:
+def _with_memory(why: str, work: Work, n_cores: int, limit: int) -> str:
+    if most_slots(work, n_cores, limit) == n_cores:
         return why
     return f"{why}; no more slots because a task may need {work.largest_bytes / 1e9:.2g} GB"
 
 
+def counted(n: int, word: str) -> str:
+    """Return ``1 slot`` or ``2 slots``."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def _layout(n_slots: int, n_threads: int, limit: int, why: str) -> Layout:
-    slots = f"{n_slots} slot{'s' if n_slots != 1 else ''}"
-    threads = f"{n_threads} thread{'s' if n_threads != 1 else ''}"
-    return Layout(n_slots, n_threads, limit // n_slots, f"{slots} x {threads} because {why}")
+    size = f"{counted(n_slots, 'slot')} x {counted(n_threads, 'thread')}"
+    return Layout(n_slots, n_threads, limit // n_slots, f"{size} because {why}")

@@ -77,6 +77,9 @@ class Pool:
         Of spaces that are not finished, in order of arrival.
     lone : dict
         Tasks (space, id) that must run alone on a host, in order, with where each failed last.
+    wide : dict
+        Tasks (space, id) that run with an agent for themselves, with their class index, from their
+        release until they are settled.
     deadline_s : float
         On the clock of ``now``; infinite when there is none.
     n_slots : int
@@ -91,6 +94,7 @@ class Pool:
     books: dict[int, Ledger] = field(default_factory=dict)
     queues: dict[int, WorkQueue] = field(default_factory=dict)
     lone: dict[tuple[int, int], str] = field(default_factory=dict)
+    wide: dict[tuple[int, int], int] = field(default_factory=dict)
     deadline_s: float = np.inf
     n_slots: int = 0
     largest_bytes: int = 0
@@ -124,12 +128,21 @@ class Pool:
         """Predict the seconds until everything is settled; infinite without agents."""
         books = self.books.values()
         total_s = sum(book.unsettled_s for book in books)
+        wide_s = sum(book.wide_s for book in books)
         if total_s == 0:
             return 0.0
         if not self.n_slots:
             return np.inf
+        n_agents = len(self.in_service)
         longest_s = max(float(b.cost_s[b.n_unsettled_of > 0].max()) for b in books)
-        return max(total_s / self.n_slots, longest_s)
+        return max((total_s - wide_s) / self.n_slots + wide_s / n_agents, longest_s)
+
+    def is_due(self, space: int, index: int) -> bool:
+        """Tell whether the order lets wide tasks of a class go before those that are ready."""
+        if self.options.order != "level":
+            return True
+        book = self.books[space]
+        return not book.n_ready_of[book.stages < book.stages[index]].any()
 
     def has_other(self, avoid: Collection[int], task_bytes: int) -> bool:
         """Tell whether an agent in service outside ``avoid`` could ever hold a task."""

@@ -138,8 +138,8 @@ class Scheduler:
 
     @property
     def n_busy(self) -> int:
-        """Slots in service that have a task, as far as is known."""
-        return sum(agent.n_slots - agent.n_idle for agent in self._pool.in_service)
+        """Slots in service that have a task, or stand back for one, as far as is known."""
+        return sum(a.n_slots - a.n_idle for a in self._pool.in_service) + self._lone.n_blocked
 
     @property
     def n_slots(self) -> int:

@@ -19,110 +19,11 @@ from numpy.typing import NDArray
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
+from qcmb_mpi.scheduling.simulated import Faults, Machine, SimulationResult
+
+__all__ = ["Faults", "Machine", "SimulationResult", "simulate"]
 
 _SPACE = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong.
-
-    Parameters
-    ----------
-    failure_probability : float
-        That an attempt fails.
-    errors : sequence of ErrorClass
-        What it fails with, each as likely as the others.
-    bad_agents : set of int
-        Agents on which every attempt fails.
-    greedy_tasks : set of int
-        Tasks that run out of memory unless they are alone.
-    straggler_probability, straggler_factor : float
-        That a task takes so many times longer.
-    losses : sequence of (seconds, agent)
-        Agents that die.
-    """
-
-    failure_probability: float = 0.0
-    errors: Sequence[ErrorClass] = (ErrorClass.TRANSIENT,)
-    bad_agents: frozenset[int] = frozenset()
-    greedy_tasks: frozenset[int] = frozenset()
-    straggler_probability: float = 0.0
-    straggler_factor: float = 10.0
-    losses: Sequence[tuple[float, int]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What it runs on.
-
-    Parameters
-    ----------
-    n_agents, slots_per_agent : int
-    memory_bytes : int
-        Of each agent; 0 for no limit.
-    agents_per_host : int
-        Agents that share memory.
-    message_s : float
-        From agent to master or back.
-    report_s : float
-        How long an agent collects results before it reports them, unless it has nothing to do.
-    step_s : float
-        Master's time for each event: it takes one after the other.
-    """
-
-    n_agents: int
-    slots_per_agent: int = 1
-    memory_bytes: int = 0
-    message_s: float = 0.0
-    report_s: float = 0.0
-    step_s: float = 0.0
-    agents_per_host: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationResult:
-    """What came out.
-
-    Parameters
-    ----------
-    makespan_s : float
-        Until the last result is known to the master.
-    busy_s : float
-        Sum over all attempts.
-    lower_bound_s : float
-        max(longest task, total / slots): no scheduler can be faster.
-    n_done, n_quarantined, n_computed : int
-        Tasks with a result, tasks given up, and attempts that ended in the agents.
-    n_events, n_messages, n_retracts : int
-        Steps of the scheduler; messages to agents; how many of those asked for work back.
-    master_s : float
-        Master's time, as modelled by ``step_s``.
-    n_set_aside, n_lone, n_crowded : int
-        Agents set aside; tasks assigned alone; starts of anything beside a lone task (none).
-    events : tuple of (float, Event)
-        What the scheduler was told and when, if asked for.
-    """
-
-    makespan_s: float
-    busy_s: float
-    lower_bound_s: float
-    n_done: int
-    n_quarantined: int
-    n_computed: int
-    n_events: int
-    n_messages: int
-    n_retracts: int
-    master_s: float
-    n_set_aside: int = 0
-    n_lone: int = 0
-    n_crowded: int = 0
-    events: tuple[tuple[float, m.Event], ...] = ()
-
-    @property
-    def efficiency(self) -> float:
-        """Lower bound over makespan; 1 when there was nothing to do."""
-        return self.lower_bound_s / self.makespan_s if self.makespan_s > 0 else 1.0
 
 
 def simulate(
@@ -143,7 +44,7 @@ def simulate(
     Parameters
     ----------
     classes : sequence of TaskClass
-        The work; ``cost_s`` is what the scheduler is told.
+        The work; ``cost_s`` is what the scheduler is told, of wide ones as wide as they are.
     machine : Machine
     rng : numpy.random.Generator
     jitter : float
@@ -166,6 +67,7 @@ def simulate(
     faults = faults or Faults()
     times = _true_times(classes, rng, jitter=jitter, bias=bias, faults=faults)
     world = _World(times, machine, rng, faults, Scheduler(options=options))
+    world.n_slots_of = _n_slots(classes, machine)
     world.is_checked, world.is_recorded = is_checked, is_recorded
     return world.run(tuple(classes), deadline_s)
 
@@ -191,9 +93,21 @@ def _true_times(
     return times
 
 
+def _n_slots(classes: Sequence[m.TaskClass], machine: Machine) -> NDArray[np.int64]:
+    """Return how many slots each task keeps from others, shape (n_tasks,)."""
+    n_slots = np.ones(sum(each.n_tasks for each in classes), dtype=np.int64)
+    for each in classes:
+        if each.n_threads:
+            n_slots[np.asarray(each.ids, dtype=np.int64)] = machine.slots_per_agent
+    return n_slots
+
+
 @dataclass(slots=True)
 class _SimAgent:
-    """An agent: slots, and a queue in the order of arrival."""
+    """An agent: slots, and a queue in the order of arrival.
+
+    ``alone`` is a task that wants no company here, nor on the whole host if ``is_hosts``.
+    """
 
     n_free: int
     queue: deque[int] = field(default_factory=deque)
@@ -202,6 +116,7 @@ class _SimAgent:
     is_alive: bool = True
     host: str = ""
     alone: int | None = None
+    is_hosts: bool = False
 
 
 class _World:
@@ -216,6 +131,7 @@ class _World:
         scheduler: Scheduler,
     ) -> None:
         self.is_checked = self.is_recorded = False
+        self.n_slots_of = np.ones(len(times), dtype=np.int64)
         self._times = times
         self._machine = machine
         self._rng = rng
@@ -231,7 +147,7 @@ class _World:
         self._last_result_s = 0.0
         self._busy_s = 0.0
         self._n = dict.fromkeys(("computed", "events", "messages", "retracts"), 0)
-        self._n |= dict.fromkeys(("set_aside", "lone", "crowded"), 0)
+        self._n |= dict.fromkeys(("set_aside", "lone", "wide", "crowded"), 0)
         self._log: list[tuple[float, m.Event]] = []
 
     def run(self, classes: tuple[m.TaskClass, ...], deadline_s: float | None) -> SimulationResult:
@@ -261,7 +177,7 @@ class _World:
         return SimulationResult(
             makespan_s=self._last_result_s,
             busy_s=self._busy_s,
-            lower_bound_s=max(longest_s, float(self._times.sum()) / n_slots),
+            lower_bound_s=max(longest_s, float(self._times @ self.n_slots_of) / n_slots),
             n_done=counts.done,
             n_quarantined=counts.quarantined,
             n_computed=self._n["computed"],
@@ -271,6 +187,7 @@ class _World:
             master_s=self._n["events"] * self._machine.step_s,
             n_set_aside=self._n["set_aside"],
             n_lone=self._n["lone"],
+            n_wide=self._n["wide"],
             n_crowded=self._n["crowded"],
             events=tuple(self._log),
         )
@@ -300,10 +217,11 @@ class _World:
 
     def _carry_out(self, command: m.Command, at_s: float) -> None:
         if isinstance(command, m.Assign):
-            agent, ids, is_alone = command.agent, command.ids.tolist(), command.is_alone
-            self._plan(at_s, lambda now: self._receive(agent, ids, is_alone, now))
+            work = command
+            self._plan(at_s, lambda now: self._receive(work, now))
             self._n["messages"] += 1
-            self._n["lone"] += is_alone
+            self._n["lone"] += command.is_alone
+            self._n["wide"] += command.n_threads > 0
         elif isinstance(command, m.Retract):
             agent = command.agent
             self._plan(at_s, lambda now: self._give_back(agent, now))
@@ -314,11 +232,12 @@ class _World:
 
     # ------------------------------------------------------------------- agents
 
-    def _receive(self, number: int, ids: list[int], is_alone: bool, now: float) -> None:
-        self._agents[number].queue.extend(ids)
-        if is_alone:
-            self._agents[number].alone = ids[0]
-        self._fill(number, now)
+    def _receive(self, work: m.Assign, now: float) -> None:
+        agent = self._agents[work.agent]
+        agent.queue.extend(work.ids.tolist())
+        if work.is_alone or work.n_threads:
+            agent.alone, agent.is_hosts = int(work.ids[0]), work.is_alone
+        self._fill(work.agent, now)
 
     def _fill(self, number: int, now: float) -> None:
         agent = self._agents[number]
@@ -332,13 +251,14 @@ class _World:
             )
 
     def _is_crowded(self, agent: _SimAgent, task: int) -> bool:
-        """Tell whether a start would put a lone task and another one side by side."""
-        if agent.alone is None and self._machine.agents_per_host == 1:
-            return False
-        hosts = [each for each in self._agents if each.host == agent.host and each.is_alive]
+        """Tell whether a start would put one that wants no company and another side by side."""
+        host = [agent]
+        if self._machine.agents_per_host > 1:
+            host = [each for each in self._agents if each.host == agent.host and each.is_alive]
         if agent.alone == task:
-            return any(each.n_free < self._machine.slots_per_agent for each in hosts)
-        return any(each.alone is not None for each in hosts)
+            near = host if agent.is_hosts else [agent]
+            return any(each.n_free < self._machine.slots_per_agent for each in near)
+        return any(each.alone is not None and (each is agent or each.is_hosts) for each in host)
 
     def _failure(self, agent: _SimAgent, number: int, task: int) -> ErrorClass | None:
         """Draw what goes wrong with an attempt; None if nothing does."""
@@ -357,7 +277,7 @@ class _World:
         if not agent.is_alive:
             return
         self._n["computed"] += 1
-        self._busy_s += float(self._times[task])
+        self._busy_s += float(self._times[task] * self.n_slots_of[task])
         agent.n_free += 1
         error = self._failure(agent, number, task)
         if error is None:

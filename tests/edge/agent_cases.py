@@ -31,8 +31,9 @@ def new_server() -> ForkServer:
 
 
 def new_agent(info: AgentInfo = INFO, **how: Any) -> Agent:
-    """Return an agent with unpinned slots."""
-    return Agent(info, new_server(), slot_cpus=lambda n_slots, _: [()] * n_slots, **how)
+    """Return an agent, with unpinned slots unless it is said how."""
+    how.setdefault("slot_cpus", lambda n_slots, _: [()] * n_slots)
+    return Agent(info, new_server(), **how)
 
 
 def ended(agent: Agent) -> Iterator[Agent]:
@@ -54,9 +55,9 @@ def open_space(
     agent.handle(Open(0, recipe, layout, timeout_s, None if scratch is None else str(scratch)))
 
 
-def work(agent: Agent, ids: Iterable[int], *, is_alone: bool = False) -> None:
+def work(agent: Agent, ids: Iterable[int], *, is_alone: bool = False, n_threads: int = 0) -> None:
     """Give tasks of space 0."""
-    agent.handle(Work(0, np.array(list(ids), dtype=np.int64), is_alone))
+    agent.handle(Work(0, np.array(list(ids), dtype=np.int64), is_alone, n_threads))
 
 
 def hear(agent: Agent, is_enough: Callable[[list[FromAgent]], bool]) -> list[FromAgent]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
+from qcmb_mpi.execution.layout import Placement
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
@@ -104,15 +105,25 @@ def dispatcher(transport: RecordingTransport, notes: Notes, **options: object) -
     return Dispatcher(transport, n_agents, notes, observer=notes, **options)  # type: ignore[arg-type]
 
 
-def choose(_: object) -> object:
-    return lambda info: Layout(min(info.n_cores, 1), 1, 0, "as the test says")
+def placing(
+    classes: tuple[TaskClass, ...], n_slots: int = 1
+) -> Callable[[Sequence[AgentInfo]], Placement]:
+    """Give agents that compute as many slots."""
+
+    def layout_of(info: AgentInfo) -> Layout:
+        return Layout(n_slots if info.n_cores else 0, 1, 0, "as the test says")
+
+    return lambda _: Placement(layout_of, classes, "as the test says")
+
+
+choose = placing(CLASSES)
 
 
 def work(transport: RecordingTransport, each: Job, notes: Notes, **options: object) -> bool:
     """Run one job to its end, checking the scheduler at the end."""
     master = dispatcher(transport, notes, **options)
     try:
-        master.open(each, choose)  # type: ignore[arg-type]
+        master.open(each, placing(each.classes))
         is_through = master.run()
         master.scheduler.check_invariants()
         return is_through
@@ -186,7 +197,7 @@ def test_the_tasks_of_a_lost_agent_are_run_by_the_other() -> None:
 def test_a_result_that_comes_after_the_loss_of_its_agent_is_no_error() -> None:
     transport, notes = RecordingTransport(2), Notes()
     master = dispatcher(transport, notes)
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     late = Done((Outcome(0, 4, 0.0, 1.0, energy_hartree=TRUTH[4]),))
     transport.to_tell = [(1, Lost("gone")), (1, late)]
     del transport.agents[1]
@@ -240,7 +251,7 @@ def test_stop_while_agents_are_awaited_is_an_interruption() -> None:
     stop.request("SIGINT")
     master = Dispatcher(RecordingTransport(1), 2, Notes(), stop=stop)
     with pytest.raises(Interrupted, match="SIGINT"):
-        master.open(job(), choose)  # type: ignore[arg-type]
+        master.open(job(), choose)
 
 
 def late(transport: RecordingTransport, notes: Notes, n_agents: int = 2) -> Dispatcher:
@@ -251,7 +262,7 @@ def late(transport: RecordingTransport, notes: Notes, n_agents: int = 2) -> Disp
 def test_agents_that_never_come_are_done_without() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = late(transport, notes)
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert notes.refused == [1]
     transport.infos[1] = transport.infos[0]  # it comes after all
     assert master.run()
@@ -263,7 +274,7 @@ def test_when_only_an_idle_master_is_there_another_try_may_help() -> None:
     transport = RecordingTransport(1)
     transport.demote(0)
     with pytest.raises(Interrupted, match=r"no agent got ready within 300 s.* of rank 1$"):
-        late(transport, Notes()).open(job(), choose)  # type: ignore[arg-type]
+        late(transport, Notes()).open(job(), choose)
 
 
 def test_no_task_is_measured_by_the_memory_of_a_master_that_computes_nothing() -> None:
@@ -278,7 +289,7 @@ def test_nothing_to_do_opens_no_agent_and_waits_for_none() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = Dispatcher(transport, 7, notes)
     each = job(done=sorted(ALL))
-    master.open(each, choose)  # type: ignore[arg-type]
+    master.open(each, choose)
     assert master.run()
     master.close(each)
     assert transport.sent == []
@@ -290,7 +301,7 @@ def test_a_deadline_that_has_passed_starts_nothing() -> None:
     master = dispatcher(transport, notes, clock=lambda: 100.0)
     master.set_deadline(99.0)
     with pytest.raises(Interrupted, match="deadline"):
-        master.open(job(), choose)  # type: ignore[arg-type]
+        master.open(job(), choose)
     assert transport.sent_of(Work) == []
 
 
@@ -298,7 +309,7 @@ def test_a_deadline_cuts_off_what_runs() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = dispatcher(transport, notes, clock=lambda: float(len(notes.kept)))
     master.set_deadline(3.0)
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert not master.run()
     assert 0 < len(notes.kept) < len(ALL)
 

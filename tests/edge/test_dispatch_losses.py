@@ -20,7 +20,6 @@ from qcmb_mpi.execution.wire import Done, FromAgent, Open, Ready, Shut, Work
 from qcmb_mpi.report.events import EventLog, read_events
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.messages import TaskClass
-from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 from tests.edge.test_dispatch import (
@@ -32,6 +31,7 @@ from tests.edge.test_dispatch import (
     choose,
     dispatcher,
     job,
+    placing,
     work,
 )
 from tests.edge.transports import RecordingTransport
@@ -57,7 +57,7 @@ def picky(*ranks: int, space: int = 0) -> Job:
 
 def opened(transport: RecordingTransport, notes: Notes, each: Job) -> Dispatcher:
     master = dispatcher(transport, notes)
-    master.open(each, choose)  # type: ignore[arg-type]
+    master.open(each, choose)
     return master
 
 
@@ -90,7 +90,7 @@ def work_with(
     transport: RecordingTransport, notes: Notes, n_agents: int
 ) -> tuple[bool, Dispatcher]:
     master = Dispatcher(transport, n_agents, notes, observer=notes)
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     is_through = master.run()
     master.close(job())
     master.scheduler.check_invariants()
@@ -157,7 +157,7 @@ def test_tasks_cut_off_with_their_agent_are_counted_and_blamed_on_it() -> None:
         die_at_first_work(transport, rank)
     options = SchedulerOptions(max_deaths=3, lookahead_tasks=0)
     master = dispatcher(transport, notes, options=options)
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert master.run()
     assert notes.n_cut_off == 3
     assert notes.done.keys() | {task for task, *_ in notes.failed} == ALL
@@ -195,7 +195,7 @@ def test_an_idle_masters_consent_is_none() -> None:
 def test_an_agent_that_refuses_the_second_space_does_no_more_of_the_first() -> None:
     transport, notes = RecordingTransport(2), Notes()
     master = opened(transport, notes, picky())
-    master.open(picky(0, space=1), choose)  # type: ignore[arg-type]
+    master.open(picky(0, space=1), choose)
     n_sent = len(transport.sent)
     assert master.run()
     assert notes.refused == [0]
@@ -227,7 +227,7 @@ def test_one_that_does_not_get_ready_is_told_to_shut_and_done_without() -> None:
     transport.agents.pop(1)
     clock = itertools.count(step=7)
     master = dispatcher(transport, notes, clock=lambda: float(next(clock)))
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert (notes.refused, notes.joined) == ([1], [0, 2])
     assert [to for to, _ in transport.sent_of(Shut)] == [1]
     transport.to_tell = [(1, Ready(0))]  # it gets ready after all
@@ -242,7 +242,7 @@ def test_when_nobody_gets_ready_another_try_may_help() -> None:
     clock = itertools.count(step=7)
     master = dispatcher(transport, notes, clock=lambda: float(next(clock)))
     with pytest.raises(Interrupted, match=r"no agent got ready within 300 s.* of rank 0, 1$"):
-        master.open(job(), choose)  # type: ignore[arg-type]
+        master.open(job(), choose)
     assert notes.refused == []
 
 
@@ -262,9 +262,8 @@ def test_a_stop_with_grace_saves_first_and_cuts_off_then() -> None:
     """SIGTERM: what is finished is safe at once, and the rest gets two seconds."""
     transport, stop = RecordingTransport(1), Stop()
     notes = Notes(stop, stop_after=2, grace_s=2.0)
-    layouts = lambda _: lambda info: Layout(5, 1, 0, "")  # noqa: E731
     master = dispatcher(transport, notes, stop=stop, clock=lambda: 0.9 * len(notes.kept))
-    master.open(job(), layouts)  # type: ignore[arg-type]
+    master.open(job(), placing(CLASSES, 5))
     assert not master.run()
     assert master.ending == "SIGTERM"
     n_at_stop = notes.flushed_at[0]
@@ -307,7 +306,7 @@ def test_programs_that_die_of_sigterm_leave_their_tasks_open(
     stop, notes = Stop(), Notes()
     transport = Struck(3, stop, *graces_s)
     master = dispatcher(transport, notes, stop=stop, options=SchedulerOptions(n_retries=0))
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert not master.run()
     assert master.ending == "SIGTERM"
     assert transport.n_died
@@ -344,7 +343,7 @@ def test_only_the_first_wish_counts_and_the_second_is_urgent() -> None:
 def test_results_do_not_wait_for_a_long_task_in_this_thread() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = dispatcher(transport, notes, clock=lambda: 5.0 * len(notes.kept))
-    master.open(job(), choose)  # type: ignore[arg-type]
+    master.open(job(), choose)
     assert master.run()
     n_told = [len(each.outcomes) for _, each in transport.heard if isinstance(each, Done)]
     assert notes.flushed_at == np.cumsum(n_told).tolist()
@@ -397,7 +396,7 @@ def test_a_log_of_losses_and_failures_replays_to_the_same_commands(
         master = dispatcher(transport, notes, options=options, stop=stop)
         if seed % 4 == 1:
             master.set_deadline(1e9)
-        master.open(each, choose)  # type: ignore[arg-type]
+        master.open(each, placing(classes))
         master.run()
     steps = list(read_events(path))
     again = Scheduler(options=options)

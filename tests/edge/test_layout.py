@@ -1,14 +1,13 @@
-"""Slots and threads of every agent: one number of threads for all, work that is left only."""
+"""Slots and threads of every agent: one number of threads for all, by the whole plan."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from qcmb_mpi.execution.executors.base import ExecutorConfig
-from qcmb_mpi.execution.layout import choose_layouts, work_left
+from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
@@ -26,11 +25,10 @@ def work(n_tasks: int, cost_s: float = 1.0, memory_bytes: int = 0) -> list[TaskC
 
 
 def layouts(infos: list[AgentInfo], classes: list[TaskClass], **how: Any) -> list[Layout]:
-    """Return the layout of each agent; config fields and options of `choose_layouts` in `how`."""
-    done, limit = how.pop("done", None), how.pop("thread_limit", None)
-    config = ExecutorConfig(**how)
-    choice = choose_layouts(infos, classes, config, done=done, thread_limit=limit)
-    return [choice(each) for each in infos]
+    """Return the layout of each agent; config fields and options of `place` in `how`."""
+    limit = how.pop("thread_limit", None)
+    placement = place(infos, classes, ExecutorConfig(**how), thread_limit=limit)
+    return [placement.layout_of(each) for each in infos]
 
 
 def test_many_small_tasks_get_one_thread_each() -> None:
@@ -45,9 +43,40 @@ def test_few_large_tasks_get_wide_slots_if_their_program_threads() -> None:
     assert narrow.n_threads == 1
 
 
-def test_what_is_done_does_not_count() -> None:
-    done = np.arange(998)
-    assert layouts([info(0, 8)], work(1000, 1000.0), done=done)[0].n_threads == 4
+TAIL = [
+    TaskClass(0, range(100), 1.0, 2 * GB),
+    TaskClass(1, range(100, 101), 100.0, 20 * GB),
+]
+
+
+def able(rank: int, n_cores: int, memory_bytes: int = 0) -> AgentInfo:
+    return AgentInfo(rank, "node", n_cores, memory_bytes, can_widen=True)
+
+
+def test_a_giant_gets_all_cores_where_agents_can_do_that() -> None:
+    placement = place([able(0, 8), able(1, 4)], TAIL, ExecutorConfig())
+    assert {(each.n_threads, each.n_tasks) for each in placement.classes} == {(0, 100), (4, 1)}
+    assert [placement.layout_of(each).n_slots for each in (able(0, 8), able(1, 4))] == [8, 4]
+    assert placement.reason.startswith("1 task x 4 threads first, then 4 slots x 1 thread because")
+    assert placement.layout_of(able(0, 8)).reason == placement.reason
+
+
+def test_its_memory_does_not_limit_the_slots_of_the_others() -> None:
+    infos = [able(0, 8, 32 * GB), able(1, 8, 24 * GB)]
+    placement = place(infos, TAIL, ExecutorConfig())
+    assert [placement.layout_of(each).n_slots for each in infos] == [8, 8]
+
+
+@pytest.mark.parametrize("fixed", [{"n_threads": 1}, {"n_workers": 4}, {"n_threads": 4}])
+def test_nothing_is_wide_where_the_user_fixed_a_number(fixed: dict[str, int]) -> None:
+    placement = place([able(0, 4)], TAIL, ExecutorConfig(**fixed))
+    assert placement.classes == tuple(TAIL)
+
+
+def test_nothing_is_wide_unless_every_agent_that_computes_can_do_it() -> None:
+    infos = [able(0, 4), info(1, 4)]
+    assert place(infos, TAIL, ExecutorConfig()).classes == tuple(TAIL)
+    assert place([able(0, 4), info(1, 0)], TAIL, ExecutorConfig()).classes != tuple(TAIL)
 
 
 def test_the_number_of_threads_is_the_same_everywhere() -> None:
@@ -91,14 +120,3 @@ def test_no_work_is_a_layout_too(n_cores: int) -> None:
     [chosen] = layouts([info(0, n_cores)], [])
     assert 1 <= chosen.n_slots * chosen.n_threads <= n_cores
     assert chosen.reason
-
-
-def test_work_left_counts_what_is_not_done() -> None:
-    classes = [
-        TaskClass(stage=0, ids=range(10), cost_s=1.0),
-        TaskClass(stage=0, ids=np.array([10, 12, 14]), cost_s=2.0),
-        TaskClass(stage=1, ids=np.array([11, 13]), cost_s=3.0),
-    ]
-    left = work_left(classes, np.array([0, 9, 11, 12, 13]))
-    assert [(each.n_tasks, each.cost_s) for each in left] == [(8, 1.0), (2, 2.0), (0, 3.0)]
-    assert [each.n_tasks for each in classes] == [10, 3, 2]

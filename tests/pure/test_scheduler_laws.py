@@ -86,6 +86,7 @@ class Storm:
                 float(10 ** self.rng.uniform(-3, 1)),
                 int(self.rng.choice([0, 20, 90, 200])),
                 key=(stage, n % 3),
+                n_threads=int(self.rng.choice([0, 0, 4])),
             )
             for stage, part in enumerate(parts)
         )
@@ -221,11 +222,16 @@ def random_work(rng: np.random.Generator) -> tuple[list[m.TaskClass], Machine]:
     return work, Machine(int(rng.integers(1, 6)), int(rng.integers(1, 4)))
 
 
+def widened(work: list[m.TaskClass], rng: np.random.Generator) -> list[m.TaskClass]:
+    """Let some classes run with an agent for each task."""
+    return [replace(each, n_threads=int(rng.choice([0, 3]))) for each in work]
+
+
 def under_fire(rng: np.random.Generator) -> tuple[int, SimulationResult, SchedulerOptions]:
     """Run random work while agents die, lie broken and run short of memory."""
     work, machine = random_work(rng)
     n_tasks = sum(each.n_tasks for each in work)
-    work = [replace(each, memory_bytes=int(rng.choice([0, 30, 90]))) for each in work]
+    work = [replace(each, memory_bytes=int(rng.choice([0, 30, 90]))) for each in widened(work, rng)]
     machine = replace(
         machine,
         memory_bytes=int(rng.choice([0, 100])),
@@ -301,6 +307,19 @@ def test_list_scheduling_keeps_grahams_bound(seed: int) -> None:
     n_slots = machine.n_agents * machine.slots_per_agent
     longest_s = result.lower_bound_s  # at least the longest task
     assert result.makespan_s <= graham_bound_s(result.busy_s, longest_s, n_slots) + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_wide_tasks_keep_grahams_bound_of_slot_seconds(seed: int) -> None:
+    """They come first, when agents are empty: no slot idles while anything is ready."""
+    rng = np.random.default_rng(seed)
+    work, machine = random_work(rng)
+    work = widened(work, rng)
+    result = simulate(work, machine, rng=rng, jitter=1.0, options=NO_LOOKAHEAD, is_checked=True)
+    n_slots = machine.n_agents * machine.slots_per_agent
+    assert result.makespan_s <= result.busy_s / n_slots + result.lower_bound_s + 1e-9
+    assert result.n_wide == sum(each.n_tasks for each in work if each.n_threads)
+    assert result.n_crowded == 0
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -3,6 +3,8 @@
 Rules of this file
 ------------------
 1. The same messages as :class:`~qcmb_mpi.execution.agent.Agent`, so that drivers cannot tell.
+2. Every task has the threads of the layout: those of a process that is shared, or somebody else's,
+   are not changed from task to task, so these agents say that they cannot widen.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class InlineAgent:
     """
 
     def __init__(self, info: AgentInfo) -> None:
-        self.info = info
+        self.info = replace(info, can_widen=False)
         self._engines: dict[int, Engine] = {}
         self._backlog = Backlog()
         self._news: list[FromAgent] = []
@@ -119,7 +121,7 @@ class FuturesAgent:
     def __init__(
         self, info: AgentInfo, pool: concurrent.futures.Executor, *, is_owned: bool = False
     ) -> None:
-        self.info = info
+        self.info = replace(info, can_widen=False)
         self._pool = pool
         self._is_owned = is_owned
         self._open: dict[int, Callable[[TaskIds], tuple[Outcome, ...]]] = {}
