@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     )
     from qcmb_mpi.errors import InputError, Interrupted, QcmbError, TasksFailed
     from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+    from qcmb_mpi.execution.executors.configs import (
+        AdaptiveParallelConfig,
+        MethodAwareConfig,
+        MethodSettings,
+    )
     from qcmb_mpi.execution.executors.local import (
         FuturesExecutor,
         MultiprocessingExecutor,
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
         ThreadAllocation,
     )
     from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
+    from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer
     from qcmb_mpi.scheduling.cost import LoadBalancer
 
 _HOMES = {
@@ -50,6 +56,11 @@ _HOMES = {
     ),
     "errors": ("InputError", "Interrupted", "QcmbError", "TasksFailed"),
     "execution.executors.base": ("Executor", "ExecutorConfig"),
+    "execution.executors.configs": (
+        "AdaptiveParallelConfig",
+        "MethodAwareConfig",
+        "MethodSettings",
+    ),
     "execution.executors.local": (
         "FuturesExecutor",
         "MultiprocessingExecutor",
@@ -68,11 +79,14 @@ _HOMES = {
         "ThreadAllocation",
     ),
     "report.closing": ("compute_execution_stats", "format_execution_summary"),
+    "scheduling.balancer": ("DynamicLoadBalancer",),
     "scheduling.cost": ("LoadBalancer",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveParallelConfig",
+    "DynamicLoadBalancer",
     "Executor",
     "ExecutorConfig",
     "FuturesExecutor",
@@ -81,6 +95,8 @@ __all__ = [
     "Interrupted",
     "LoadBalancer",
     "MPIExecutor",
+    "MethodAwareConfig",
+    "MethodSettings",
     "MultiprocessingExecutor",
     "NBodyDependencyGraph",
     "ParallelConfig",

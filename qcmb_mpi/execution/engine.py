@@ -24,6 +24,8 @@ from qcmb_mpi.execution.acceptance import failure, judge
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.slicer import Slicer, atomic_input
 from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.machine.peaks import PeakMemory
+from qcmb_mpi.machine.processor import processor_name
 from qcmb_mpi.programs.remedies import remedies
 from qcmb_mpi.scheduling.policy import ErrorClass
 
@@ -165,9 +167,11 @@ class AtomicRunner:
         self._resources = resources
         self._wants_records = wants_records
         self._is_remedied = is_remedied
+        self._peak = PeakMemory()
 
     def run(self, task: int, program: str, make_input: Callable[[], AtomicInput]) -> Outcome:
         """Return the outcome of one calculation; a failure to make its input is one too."""
+        self._peak.start()
         start_s, clock, cpu = time.time(), time.perf_counter(), _cpu_s()
         try:
             fields = self._carry_out(program, make_input())
@@ -180,7 +184,7 @@ class AtomicRunner:
             start_s=start_s,
             seconds=time.perf_counter() - clock,
             cpu_s=_cpu_s() - cpu,
-            peak_bytes=peak_bytes(),
+            peak_bytes=self._peak.stop(),
             host=self._resources.host,
             rank=self._resources.rank,
             slot=self._resources.slot,
@@ -226,18 +230,6 @@ class AtomicRunner:
 def _cpu_s() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def peak_bytes() -> int:
-    """Return the highest resident memory of this process or one of its programs so far."""
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
 
 
 def prepare(imports: tuple[str, ...] = ()) -> None:
@@ -288,7 +280,7 @@ def prime_qcengine() -> None:
     import cpuinfo
     import qcengine.config
 
-    with _patched(cpuinfo, "get_cpu_info", lambda: {"brand_raw": _cpu_brand()}):
+    with _patched(cpuinfo, "get_cpu_info", lambda: {"brand_raw": processor_name()}):
         qcengine.config.get_global()
 
 
@@ -300,11 +292,3 @@ def _patched(module: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, original)
-
-
-def _cpu_brand() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "(unknown)"

@@ -50,7 +50,7 @@ class Outcome:
     seconds, cpu_s : float
         Wall and processor time of the attempt.
     peak_bytes : int
-        Highest resident memory of the slot so far (0 if unknown).
+        Highest resident memory of the slot meanwhile (0 if unknown).
     energy_hartree : float, optional
     gradient, hessian : ndarray, optional
         Natural size, ``(nat, 3)`` in E_h/a0 and ``(3 nat, 3 nat)`` in E_h/a0^2, nat counting

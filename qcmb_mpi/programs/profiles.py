@@ -87,7 +87,7 @@ _SEMI, _DISP = "semiempirical", "dispersion"
 _TABLE: dict[str, Profile] = {
     each.program: each
     for each in (
-        _qc("pyscf", 200),
+        _qc("pyscf", 220),
         _qc("psi4", 250),
         _qc("nwchem", 150, is_threaded=False),
         _qc("cfour", 100),

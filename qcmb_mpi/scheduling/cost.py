@@ -2,68 +2,52 @@
 
 Rules of this file
 ------------------
-1. Predictions need plain numbers only (basis functions, method, driver); no program is asked.
-2. Absolute numbers are rough, a factor of several either way; ratios between sizes of one method
-   are what order and placement live on. Measured times replace them class by class.
-3. Learning is deterministic: the same observations in the same order give the same estimates.
+1. Before anything is measured the formulas of scaling.py hold; measured times replace them class
+   by class, and correct the rest of a family by calibration.py.
+2. Learning is deterministic: the same observations in the same order give the same estimates.
+3. What is kept for another run is of families, never of molecules.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qcmb_mpi.scheduling.calibration import LogStatistics, PeakEnvelope, TimeCurve, peak_of
+from qcmb_mpi.scheduling.scaling import (
+    FAMILIES,
+    Scaling,
+    TaskSize,
+    Term,
+    bytes_of,
+    certain_bytes,
+    driver_factor,
+    family_of,
+    seconds_of,
+)
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Cost of an energy as a function of the number of basis functions N.
+__all__ = [
+    "FAMILIES",
+    "CostEstimate",
+    "CostModel",
+    "Distribution",
+    "LoadBalancer",
+    "Scaling",
+    "TaskSize",
+    "Term",
+    "certain_bytes",
+    "driver_factor",
+    "family_of",
+]
 
-    ``seconds = offset_s + at_100_s (N/100)^exponent`` on one core, and
-    ``bytes = base_bytes + at_100_bytes (N/100)^memory_exponent``.
-
-    Parameters
-    ----------
-    exponent, at_100_s, offset_s : float
-    memory_exponent, at_100_bytes, base_bytes : float
-        ``base_bytes`` is the warm slot itself.
-    """
-
-    exponent: float
-    at_100_s: float
-    offset_s: float
-    memory_exponent: float
-    at_100_bytes: float
-    base_bytes: float = 150e6
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSize:
-    """What a prediction is made from.
-
-    Parameters
-    ----------
-    n_basis_functions : int
-        Those of ghost atoms included: that is why a cp monomer is not small.
-    method : str
-        As in a QCSchema model.
-    driver : str
-        ``energy``, ``gradient`` or ``hessian``.
-    n_atoms : int
-        Atoms that are displaced (real ones); 0 when unknown.
-    scaling : Scaling, optional
-        A program's own; default by the family of the method.
-    """
-
-    n_basis_functions: int
-    method: str = "hf"
-    driver: str = "energy"
-    n_atoms: int = 0
-    scaling: Scaling | None = None
+CALIBRATION_VERSION = 1
+_TINY_S = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,93 +69,52 @@ class CostEstimate:
     relative_error: float
 
 
-# Exponents are those of the algorithms' dominant steps (Helgaker, Jørgensen, Olsen: Molecular
-# Electronic-Structure Theory, 2000); below a few hundred functions integral screening and
-# overheads make SCF and MP2 milder than their N^4 and N^5. Prefactors: one 2.5 GHz core. Bytes are
-# what a program cannot do without (it keeps the rest on disk or recomputes it), because a task that
-# is predicted not to fit is refused.
-FAMILIES: dict[str, Scaling] = {
-    "dispersion": Scaling(2.0, 0.002, 0.002, 1.0, 1e6),
-    "semiempirical": Scaling(2.5, 0.05, 0.003, 2.0, 2e6),
-    "scf": Scaling(3.0, 1.5, 0.05, 2.0, 20e6),
-    "mp2": Scaling(4.0, 2.5, 0.1, 3.0, 15e6),
-    "ccsd": Scaling(6.0, 60.0, 0.3, 4.0, 100e6),
-    "ccsd(t)": Scaling(7.0, 150.0, 0.3, 4.0, 100e6),
-}
-_FAMILY_WORDS: tuple[tuple[str, str], ...] = (
-    ("ccsd(t)", "ccsd(t)"),
-    ("ccsdt", "ccsd(t)"),
-    ("cc", "ccsd"),
-    ("ci", "ccsd"),
-    ("mp2", "mp2"),
-    ("mp3", "ccsd"),
-    ("mp4", "ccsd(t)"),
-    ("gfn", "semiempirical"),
-    ("pm", "semiempirical"),
-    ("am1", "semiempirical"),
-    ("mndo", "semiempirical"),
-    ("xtb", "semiempirical"),
-    ("d3", "dispersion"),
-    ("d4", "dispersion"),
-)
-_DOUBLE_HYBRIDS = ("b2plyp", "dsd-", "pwpb95", "xyg3")
-_GRADIENT_FACTOR = 2.5
-_HESSIAN_PER_ATOM = 3.0
-
-
-def family_of(method: str) -> str:
-    """Return the key in ``FAMILIES`` that a method's cost behaves like; SCF when unknown."""
-    name = method.lower()
-    if name.startswith(_DOUBLE_HYBRIDS):
-        return "mp2"
-    for word, family in _FAMILY_WORDS:
-        if name.startswith(word) or (family not in ("dispersion", "ccsd") and word in name):
-            return family
-    return "scf"
-
-
-def driver_factor(driver: str, n_atoms: int = 0) -> float:
-    """Return how many energies a task of this driver costs.
-
-    A gradient costs about 2.5; a Hessian about three energies per atom, as coupled-perturbed
-    equations for, or differences of gradients along, each of 3 ``n_atoms`` displacements.
-    """
-    if driver == "gradient":
-        return _GRADIENT_FACTOR
-    if driver == "hessian":
-        return max(_GRADIENT_FACTOR * 2, _HESSIAN_PER_ATOM * max(1, n_atoms))
-    return 1.0
-
-
 class CostModel:
-    """Predicts tasks, and corrects itself class by class as times come in.
+    """Predicts tasks, and corrects itself as measured times come in.
 
     Parameters
     ----------
     prior_relative_error : float
         Error claimed for what was never measured.
+    calibration : mapping, optional
+        :meth:`as_dict` of an earlier run; of another version, or damaged, it is ignored.
+    machine : str
+        What times depend on besides the task: processor and threads. A calibration of another
+        machine is doubted in seconds, not in how they grow.
     """
 
-    def __init__(self, *, prior_relative_error: float = 3.0) -> None:
+    def __init__(
+        self,
+        *,
+        prior_relative_error: float = 2.0,
+        calibration: Mapping[str, Any] | None = None,
+        machine: str = "",
+    ) -> None:
         self._prior_error = prior_relative_error
-        self._classes: dict[Hashable, _LogStatistics] = {}
-        self._families: dict[Hashable, _LogStatistics] = {}
+        self._machine = machine
+        self._classes: dict[Hashable, LogStatistics] = {}
+        self._curves: dict[Hashable, TimeCurve] = {}
+        self._envelopes: dict[Hashable, PeakEnvelope] = {}
+        self._recalled: dict[str, Any] = {}
         self._errors = _ErrorHistogram()
         self.n_observed = 0
+        self.recall(calibration, machine=machine)
 
     def predict(self, size: TaskSize) -> CostEstimate:
         """Predict a task from its size alone, without what was learnt."""
-        scaling = size.scaling or FAMILIES[family_of(size.method)]
-        ratio = max(1, size.n_basis_functions) / 100
-        work_s = scaling.at_100_s * ratio**scaling.exponent
-        seconds = (scaling.offset_s + work_s) * driver_factor(size.driver, size.n_atoms)
-        memory = scaling.base_bytes + scaling.at_100_bytes * ratio**scaling.memory_exponent
-        return CostEstimate(seconds, int(memory), self._prior_error)
+        return CostEstimate(seconds_of(size), bytes_of(size), self._prior_error)
 
     def observe(
-        self, key: Hashable, seconds: ArrayLike, *, prior_s: float, family: Hashable = None
+        self,
+        key: Hashable,
+        seconds: ArrayLike,
+        *,
+        prior_s: float,
+        family: Hashable = None,
+        peak_bytes: ArrayLike = (),
+        prior_bytes: int = 0,
     ) -> None:
-        """Learn from measured times.
+        """Learn from measured times, and memory if it was measured.
 
         Parameters
         ----------
@@ -183,19 +126,30 @@ class CostModel:
             What was predicted for the class before anything was measured.
         family : Hashable, optional
             What predictions err alike in.
+        peak_bytes : array_like, optional
+            Peak memory of tasks of it; 0 where that is not known.
+        prior_bytes : int
+            What was predicted before anything was measured.
         """
         times = np.maximum(np.asarray(seconds, dtype=np.float64).reshape(-1), _TINY_S)
         if not len(times):
             return
-        logs = np.log(times / max(prior_s, _TINY_S))
         self._errors.add(times, self.cost_s(key, prior_s, family=family))
-        mean = float(logs.sum()) / len(logs)
-        squares = float(((logs - mean) ** 2).sum()) if len(logs) > 1 else 0.0
-        for group, name in ((self._classes, key), (self._families, family)):
-            if name not in group:
-                group[name] = _LogStatistics()
-            group[name].add(len(logs), mean, squares)
+        prior_s = max(prior_s, _TINY_S)
+        curve = self._curves.setdefault(family, TimeCurve())
+        own = self._classes.get(key)
+        if own is None:
+            own = self._classes[key] = LogStatistics(prior_s)
+            curve.join(own)
+        own.add(np.log(times / prior_s))
+        curve.note(len(times))
         self.n_observed += len(times)
+        peaks = np.asarray(peak_bytes, dtype=np.int64).reshape(-1)
+        if len(peaks) and peaks.max() > 0:
+            own.peak_bytes = max(own.peak_bytes, int(peaks.max()))
+            if prior_bytes > 0:
+                envelope = self._envelopes.setdefault(family, PeakEnvelope())
+                envelope.note(prior_bytes, own.peak_bytes)
 
     def n_seen(self, key: Hashable) -> int:
         """Return how many tasks of a class were measured."""
@@ -203,24 +157,43 @@ class CostModel:
         return 0 if own is None else own.n
 
     def is_family_calibrated(self, family: Hashable) -> bool:
-        """Tell whether any class of a family was ever measured."""
-        return family in self._families
+        """Tell whether any class of a family was ever measured on such a machine."""
+        curve = self._curves.get(family)
+        return curve is not None and curve.is_calibrated
+
+    def n_known(self, family: Hashable) -> int:
+        """Return how many tasks, of this run and of earlier ones, calibrate a family."""
+        curve = self._curves.get(family)
+        return 0 if curve is None else curve.n + curve.n_before
 
     def cost_s(self, key: Hashable, prior_s: float, *, family: Hashable = None) -> float:
         """Return the expected seconds of a task of a class, by all that is known."""
-        return max(prior_s, _TINY_S) * self._factor(key, family)
+        prior_s = max(prior_s, _TINY_S)
+        own, curve = self._classes.get(key), self._curves.get(family)
+        if own is not None:
+            return prior_s * math.exp(own.mean + 0.5 * min(own.variance, 1.0))
+        if curve is None or not curve.has_opinion:
+            return prior_s
+        return curve.seconds(prior_s)
+
+    def memory_bytes(self, key: Hashable, prior_bytes: int, *, family: Hashable = None) -> int:
+        """Return the bytes to count on for a class; 0, which is unknown, stays 0."""
+        if not prior_bytes:
+            return 0
+        return peak_of(self._classes.get(key), self._envelopes.get(family), prior_bytes)
 
     def estimate(
         self, key: Hashable, prior_s: float, *, memory_bytes: int = 0, family: Hashable = None
     ) -> CostEstimate:
-        """Return :meth:`cost_s` with the error to be expected."""
-        own = self._classes.get(key)
+        """Return :meth:`cost_s` and :meth:`memory_bytes` with the error to be expected."""
+        own, curve = self._classes.get(key), self._curves.get(family)
         error = self._prior_error
         if own is not None:
             error = own.spread + self._prior_error / (1 + own.n**2)
-        elif family in self._families:
-            error = min(error, self._families[family].spread + 0.3)
-        return CostEstimate(self.cost_s(key, prior_s, family=family), memory_bytes, error)
+        elif curve is not None and curve.is_calibrated:
+            error = min(error, curve.relative_error(prior_s))
+        cost_s = self.cost_s(key, prior_s, family=family)
+        return CostEstimate(cost_s, self.memory_bytes(key, memory_bytes, family=family), error)
 
     @property
     def median_relative_error(self) -> float:
@@ -230,42 +203,44 @@ class CostModel:
         """
         return self._errors.median
 
-    def _factor(self, key: Hashable, family: Hashable) -> float:
-        own, kin = self._classes.get(key), self._families.get(family)
-        if own is None:
-            return 1.0 if kin is None else math.exp(kin.mean)
-        return math.exp(own.mean + 0.5 * min(own.variance, 1.0))
+    # ---------------------------------------------------------- from run to run
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was learnt of families that have a name (str), for JSON."""
+        families = dict(self._recalled)
+        for family, curve in self._curves.items():
+            if isinstance(family, str) and curve.n:
+                peaks = self._envelopes.get(family, PeakEnvelope())
+                seconds, machine = curve.as_dict(), self._machine
+                row = {"seconds": seconds, "bytes": peaks.as_dict(), "machine": machine}
+                families[family] = row
+        return {"version": CALIBRATION_VERSION, "families": families}
 
-_TINY_S = 1e-7
+    def recall(self, calibration: Mapping[str, Any] | None, *, machine: str = "") -> None:
+        """Start from what an earlier run learnt; what does not read as that is left out.
 
-
-class _LogStatistics:
-    """Running mean and variance of logarithms: one slow first task does not spoil them."""
-
-    __slots__ = ("_m2", "mean", "n")
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.mean = 0.0
-        self._m2 = 0.0
-
-    def add(self, m: int, mean: float, squares: float) -> None:
-        """Merge a batch: its size, mean and sum of squares about it (Chan et al. 1979)."""
-        delta = mean - self.mean
-        total = self.n + m
-        self._m2 += squares + delta**2 * self.n * m / total
-        self.mean += delta * m / total
-        self.n = total
-
-    @property
-    def variance(self) -> float:
-        return self._m2 / self.n
-
-    @property
-    def spread(self) -> float:
-        """Typical relative deviation of one task from the class."""
-        return math.expm1(math.sqrt(self.variance))
+        Parameters
+        ----------
+        calibration : mapping, optional
+            :meth:`as_dict` of that run.
+        machine : str
+            This machine.
+        """
+        self._machine = machine
+        if not isinstance(calibration, Mapping):
+            return
+        families = calibration.get("families")
+        if calibration.get("version") != CALIBRATION_VERSION or not isinstance(families, Mapping):
+            return
+        for family, known in families.items():
+            try:
+                is_same = known["machine"] == machine
+                curve = TimeCurve(known["seconds"], is_same_machine=is_same)
+                envelope = PeakEnvelope(known["bytes"])
+            except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):
+                continue
+            self._curves[family], self._envelopes[family] = curve, envelope
+            self._recalled[family] = known
 
 
 class _ErrorHistogram:
@@ -339,6 +314,8 @@ class LoadBalancer:
         driver: str = "energy",
         *,
         n_atoms: int = 0,
+        n_electrons: int = 0,
+        n_ghost_atoms: int = 0,
     ) -> CostEstimate:
         """Predict seconds and bytes of one task.
 
@@ -348,17 +325,30 @@ class LoadBalancer:
             Ghosts included.
         method, driver : str
             As in QCSchema.
-        n_atoms : int
-            Matters for Hessians only.
+        n_atoms, n_electrons : int
+            Of the real atoms; 0 when unknown.
+        n_ghost_atoms : int
 
         Returns
         -------
         CostEstimate
         """
-        return self.model.predict(TaskSize(n_basis_functions, method, driver, n_atoms))
+        size = TaskSize(
+            *(n_basis_functions, method, driver, n_atoms),
+            n_electrons=n_electrons,
+            n_ghost_atoms=n_ghost_atoms,
+        )
+        return self._estimate(size)
+
+    def _estimate(self, size: TaskSize) -> CostEstimate:
+        return self.model.predict(size)
 
     def distribute_work(
-        self, costs: Sequence[float] | Iterable[CostEstimate], n_workers: int
+        self,
+        costs: Sequence[float] | Iterable[CostEstimate],
+        n_workers: int,
+        *,
+        busy_s: Sequence[float] = (),
     ) -> Distribution:
         """Deal tasks to workers: always the longest one left to the least loaded worker.
 
@@ -367,21 +357,27 @@ class LoadBalancer:
         costs : sequence of float or of CostEstimate
             Predicted seconds.
         n_workers : int
+        busy_s : sequence of float, optional
+            Seconds for which each worker has work already; they are part of its load.
 
         Returns
         -------
         Distribution
-            Its makespan is at most 4/3 - 1/(3 n_workers) of the best (Graham 1969).
+            Without `busy_s` its makespan is at most 4/3 - 1/(3 n_workers) of the best (Graham
+            1969).
 
         Raises
         ------
         ValueError
-            No workers.
+            No workers, or not as many of `busy_s` as workers.
         """
         if n_workers < 1:
             raise ValueError(f"n_workers must be at least 1, got {n_workers}")
+        if busy_s and len(busy_s) != n_workers:
+            raise ValueError(f"busy_s has {len(busy_s)} numbers for {n_workers} workers")
         seconds = [c.cost_s if isinstance(c, CostEstimate) else float(c) for c in costs]
-        loads = [(0.0, worker) for worker in range(n_workers)]
+        loads = [(float(busy), worker) for worker, busy in enumerate(busy_s or [0.0] * n_workers)]
+        heapq.heapify(loads)
         lists: list[list[int]] = [[] for _ in range(n_workers)]
         for index in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
             load, worker = loads[0]

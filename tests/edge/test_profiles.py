@@ -87,7 +87,7 @@ def test_unknown_programs_are_trusted() -> None:
     ("program", "method", "family"),
     [
         ("pyscf", "ccsd(t)", "ccsd(t)"),
-        ("pyscf", "b3lyp", "scf"),
+        ("pyscf", "b3lyp", "dft"),
         ("psi4", "mp2", "mp2"),
         ("mopac", "pm7", "semiempirical"),
         ("dftd4", "b3lyp", "dispersion"),

@@ -14,6 +14,7 @@ from qcmb_mpi.scheduling.cost import (
     LoadBalancer,
     Scaling,
     TaskSize,
+    Term,
     driver_factor,
     family_of,
 )
@@ -23,9 +24,9 @@ from qcmb_mpi.scheduling.cost import (
     ("method", "family"),
     [
         ("HF", "scf"),
-        ("B3LYP", "scf"),
-        ("b3lyp-d3bj", "scf"),
-        ("pbe0", "scf"),
+        ("B3LYP", "dft"),
+        ("b3lyp-d3bj", "dft"),
+        ("pbe0", "dft"),
         ("MP2", "mp2"),
         ("df-mp2", "mp2"),
         ("B2PLYP", "mp2"),
@@ -36,7 +37,8 @@ from qcmb_mpi.scheduling.cost import (
         ("GFN2-xTB", "semiempirical"),
         ("PM7", "semiempirical"),
         ("d3bj", "dispersion"),
-        ("a method of tomorrow", "scf"),
+        ("a method of tomorrow", "dft"),
+        ("UHF", "scf"),
     ],
 )
 def test_family_of_method(method: str, family: str) -> None:
@@ -44,20 +46,21 @@ def test_family_of_method(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "exponent"), [("hf", 3), ("mp2", 4), ("ccsd", 6), ("ccsd(t)", 7), ("pm6", 2.5)]
+    ("method", "exponent"),
+    [("hf", 3.5), ("b3lyp", 3.5), ("mp2", 5), ("ccsd", 6), ("ccsd(t)", 7), ("pm6", 2.5)],
 )
 def test_seconds_grow_with_the_methods_exponent(method: str, exponent: float) -> None:
     model = CostModel()
-    costs = [model.predict(TaskSize(n, method)).cost_s for n in (10_000, 20_000)]
-    assert costs[1] / costs[0] == pytest.approx(2**exponent, rel=1e-3)
+    costs = [model.predict(TaskSize(n, method)).cost_s for n in (50_000, 100_000)]
+    assert costs[1] / costs[0] == pytest.approx(2**exponent, rel=0.01)
 
 
 def test_drivers_methods_and_sizes_are_ordered() -> None:
     balancer = LoadBalancer()
     drivers = ("energy", "gradient", "hessian")
-    by_driver = [balancer.estimate_cost(60, "hf", d, n_atoms=9).cost_s for d in drivers]
-    assert by_driver == sorted(by_driver)
-    assert by_driver[1] / by_driver[0] == driver_factor("gradient")
+    for method in ("hf", "pm6", "ccsd(t)"):
+        by_driver = [balancer.estimate_cost(60, method, d, n_atoms=30).cost_s for d in drivers]
+        assert by_driver == sorted(by_driver)
     assert driver_factor("hessian", 30) == 10 * driver_factor("hessian", 3)
     assert driver_factor("hessian") > driver_factor("gradient") > driver_factor("energy") == 1
     by_method = [balancer.estimate_cost(200, x).cost_s for x in ("pm6", "hf", "mp2", "ccsd(t)")]
@@ -68,7 +71,7 @@ def test_drivers_methods_and_sizes_are_ordered() -> None:
 
 
 def test_a_programs_own_scaling_is_used() -> None:
-    scaling = Scaling(1.0, 2.0, 0.5, 1.0, 10.0, 5.0)
+    scaling = Scaling(0.5, (Term(2.0, n=1),), (Term(10.0, n=1),), base_bytes=5.0)
     estimate = CostModel().predict(TaskSize(300, "hf", scaling=scaling))
     assert (estimate.cost_s, estimate.memory_bytes) == (6.5, 35)
 
@@ -109,7 +112,7 @@ def test_a_class_that_never_ran_learns_from_its_family_only() -> None:
     model.observe("small", [10.0] * 5, prior_s=1.0, family="hf")
     assert model.is_family_calibrated("hf")
     assert not model.is_family_calibrated("mp2")
-    assert model.cost_s("large", 7.0, family="hf") == pytest.approx(70)
+    assert model.cost_s("large", 7.0, family="hf") == pytest.approx(70, rel=0.02)
     assert model.cost_s("large", 7.0, family="mp2") == 7.0
     unknown = model.estimate("large", 7.0, family="mp2").relative_error
     assert model.estimate("large", 7.0, family="hf").relative_error < unknown

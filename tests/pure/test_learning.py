@@ -1,0 +1,112 @@
+"""Measured peaks into the books: who is given what afterwards, and what is left as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcmb_mpi.errors import IllegalEvent
+from qcmb_mpi.scheduling import messages as m
+from qcmb_mpi.scheduling.learning import take_over, teach
+from qcmb_mpi.scheduling.pool import Pool
+from qcmb_mpi.scheduling.scheduler import Scheduler
+
+MB = 10**6
+
+
+class Run:
+    """One agent of two slots and 100 MB, two classes of one family predicted at 40 and 50 MB."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.pool: Pool = self.scheduler._pool
+        self.now = 0.0
+        self.step(m.AgentJoined(0, 2, 100 * MB))
+        classes = (
+            m.TaskClass(0, range(10), 1.0, 40 * MB, key="small", family="f"),
+            m.TaskClass(0, range(10, 20), 2.0, 50 * MB, key="large", family="f"),
+        )
+        self.first = self.step(m.SpaceAdded(0, classes))
+
+    def step(self, event: m.Event) -> list[m.Command]:
+        self.now += 1.0
+        said = self.scheduler.step(event, self.now)
+        self.scheduler.check_invariants()
+        return said
+
+    def learn(self, task: int, peak_bytes: int) -> None:
+        """Show the model a result, and let the books take it over."""
+        ids = m.as_ids([task])
+        event = m.TasksDone(0, 0, ids, np.array([1.0]), np.array([peak_bytes]))
+        book = self.pool.books[0]
+        teach(self.scheduler.cost_model, book, ids, np.array([1.0]), event)
+        take_over(self.pool, self.scheduler.cost_model)
+
+    @property
+    def held(self) -> list[int]:
+        return self.scheduler.held(0)[0].tolist()
+
+
+def test_a_raise_while_tasks_are_held_breaks_nothing_and_holds_from_then_on() -> None:
+    run = Run()
+    held = run.held
+    assert set(held[:2]) <= set(range(10, 20))
+    run.learn(11, 80 * MB)
+    assert run.pool.books[0].memory_bytes[1] >= 80 * MB
+    run.scheduler.check_invariants()
+    while len(run.held) > 1:
+        run.step(m.TasksDone(0, 0, m.as_ids(run.held[:1]), np.array([1.0])))
+    for _ in range(40):
+        if run.scheduler.is_finished:
+            break
+        sizes = run.pool.books[0].memory_bytes[run.pool.books[0].class_of(m.as_ids(run.held))]
+        assert sum(sorted(sizes)[-2:]) <= 100 * MB or len(run.held) == 1
+        run.step(m.TasksDone(0, 0, m.as_ids(run.held[:1]), np.array([1.0])))
+    assert run.scheduler.is_finished
+
+
+def test_no_raise_makes_a_task_impossible() -> None:
+    run = Run()
+    run.learn(11, 900 * MB)
+    assert run.pool.books[0].memory_bytes.max() == 100 * MB
+    while not run.scheduler.is_finished:
+        said = run.step(m.TasksDone(0, 0, m.as_ids(run.held[:1]), np.array([1.0])))
+        assert not any(isinstance(each, m.Quarantine) for each in said)
+
+
+def test_small_peaks_make_room_but_never_below_what_was_measured() -> None:
+    run = Run()
+    for task in (10, 11, 12):
+        run.learn(task, 20 * MB)
+    book = run.pool.books[0]
+    assert 20 * MB <= book.memory_bytes[1] < 25 * MB
+    assert book.memory_bytes[0] == 40 * MB
+    assert (book.least_bytes <= book.memory_bytes).all()
+
+
+def test_an_event_without_peaks_leaves_memory_alone() -> None:
+    run = Run()
+    ids = m.as_ids([10])
+    event = m.TasksDone(0, 0, ids, np.array([1.0]))
+    teach(run.scheduler.cost_model, run.pool.books[0], ids, np.array([1.0]), event)
+    take_over(run.pool, run.scheduler.cost_model)
+    assert run.pool.books[0].memory_bytes.tolist() == [40 * MB, 50 * MB]
+
+
+def test_peaks_follow_their_tasks_when_some_results_are_not_new() -> None:
+    run = Run()
+    event = m.TasksDone(
+        0, 0, m.as_ids([10, 0, 11]), np.array([1.0, 1.0, 1.0]), np.array([1, 2, 70]) * MB
+    )
+    ids = m.as_ids([11])
+    teach(run.scheduler.cost_model, run.pool.books[0], ids, np.array([1.0]), event)
+    take_over(run.pool, run.scheduler.cost_model)
+    assert run.pool.books[0].memory_bytes[1] >= 70 * MB
+
+
+def test_more_than_fits_at_the_time_is_still_found_out() -> None:
+    run = Run()
+    book = run.pool.books[0]
+    book.memory_bytes[:] = book.least_bytes[:] = 70 * MB
+    with pytest.raises(IllegalEvent, match="memory"):
+        run.scheduler.check_invariants()

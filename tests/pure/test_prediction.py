@@ -1,0 +1,165 @@
+"""Predictions of unseen sizes against times and peaks that were measured (measured_costs.json)."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qcmb_mpi.programs.memory import scaling_of
+from qcmb_mpi.scheduling.cost import CostModel
+from qcmb_mpi.scheduling.scaling import TaskSize, certain_bytes, family_of
+
+DATA = json.loads(Path(__file__).with_name("measured_costs.json").read_text())
+GIVEN = 4 * 2**30
+BASE = 220 * 10**6
+METHODS = ("hf", "b3lyp", "mp2", "ccsd(t)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A class of tasks."""
+
+    n_fragments: int
+    size: TaskSize
+    seconds: tuple[float, ...]
+    peak_bytes: int
+
+    @property
+    def typical_s(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def measured(name: str) -> list[Measured]:
+    method, _, driver, _ = name.split("|")
+    scaling = scaling_of("pyscf", family_of(method), driver, BASE, {})
+    rows = []
+    for n_real, n_ghost, n, electrons, atoms, ghosts, seconds, peak in DATA["families"][name]:
+        size = TaskSize(n, method, driver, atoms, scaling, electrons, ghosts, GIVEN)
+        rows.append(Measured(n_real + n_ghost, size, tuple(seconds), peak * 10**6))
+    return rows
+
+
+def learnt(rows: list[Measured], *, speed: float = 1.0) -> CostModel:
+    """Return a model that has seen these on a machine `speed` times as slow as predicted."""
+    model = CostModel()
+    for number, row in enumerate(rows):
+        prior = model.predict(row.size)
+        model.observe(
+            number,
+            row.seconds,
+            prior_s=prior.cost_s / speed,
+            family="family",
+            peak_bytes=[row.peak_bytes],
+            prior_bytes=prior.memory_bytes,
+        )
+    return model
+
+
+def errors(name: str, most: int, *, speed: float = 1.0) -> list[float]:
+    """Calibrate on tasks of at most so many fragments, ghosts included; miss the larger ones by."""
+    rows = measured(name)
+    model = learnt([row for row in rows if row.n_fragments <= most], speed=speed)
+    return [
+        abs(
+            model.cost_s("new", model.predict(row.size).cost_s / speed, family="family")
+            / row.typical_s
+            - 1
+        )
+        for row in rows
+        if row.n_fragments > most
+    ]
+
+
+def families(method: str) -> Iterator[str]:
+    return (name for name in DATA["families"] if name.split("|")[0] == method)
+
+
+def test_the_table_says_what_it_is_and_stays_small() -> None:
+    assert DATA["machine"]
+    assert {"pyscf", "numpy"} <= DATA["versions"].keys()
+    assert Path(__file__).with_name("measured_costs.json").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("speed", [1.0, 0.1, 30.0])
+def test_larger_clusters_are_predicted_from_monomers_and_dimers(method: str, speed: float) -> None:
+    missed = [error for name in families(method) for error in errors(name, 2, speed=speed)]
+    assert len(missed) > 15
+    assert statistics.median(missed) < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_trimers_too_they_are_predicted_better(method: str) -> None:
+    missed = [error for name in families(method) for error in errors(name, 3)]
+    assert len(missed) >= 4
+    assert statistics.median(missed) < 0.12
+
+
+@pytest.mark.parametrize("name", sorted(DATA["families"]))
+def test_no_family_is_off_by_much(name: str) -> None:
+    missed = errors(name, 2)
+    assert not missed or statistics.median(missed) < 0.3
+
+
+@pytest.mark.parametrize("name", sorted(DATA["families"]))
+def test_the_error_that_is_claimed_is_the_error_that_is_made(name: str) -> None:
+    rows = measured(name)
+    model = learnt([row for row in rows if row.n_fragments <= 2])
+    ratios = []
+    for row in rows:
+        if row.n_fragments > 2:
+            estimate = model.estimate("new", model.predict(row.size).cost_s, family="family")
+            assert estimate.relative_error < 0.5
+            ratios.append(abs(estimate.cost_s / row.typical_s - 1) / estimate.relative_error)
+    assert not ratios or statistics.median(ratios) < 1.6
+
+
+@pytest.mark.parametrize("name", sorted(DATA["families"]))
+def test_memory_of_larger_clusters_is_not_under_predicted(name: str) -> None:
+    rows = measured(name)
+    model = learnt([row for row in rows if row.n_fragments <= 2])
+    for row in rows:
+        prior = model.predict(row.size).memory_bytes
+        expected = model.memory_bytes("new", prior, family="family")
+        assert expected > 0.9 * row.peak_bytes
+        assert expected < 2.0 * row.peak_bytes
+
+
+@pytest.mark.parametrize("name", sorted(DATA["families"]))
+def test_what_is_certain_was_needed(name: str) -> None:
+    for row in measured(name):
+        assert certain_bytes(row.size) < row.peak_bytes
+
+
+def test_a_triples_gradient_needs_its_arrays_whatever_it_is_told() -> None:
+    scaling = scaling_of("pyscf", "ccsd(t)", "gradient", BASE, {})
+    size = TaskSize(78, "ccsd(t)", "gradient", 18, scaling, 60, 0, GIVEN)
+    assert certain_bytes(size) == pytest.approx(40 * 30**3 * 48**3, rel=0.001)
+    assert CostModel().predict(size).memory_bytes > 100e9
+    frozen = scaling_of("pyscf", "ccsd(t)", "gradient", BASE, {"frozen": "core"})
+    assert certain_bytes(TaskSize(78, "ccsd(t)", "gradient", 18, frozen, 60, 0, GIVEN)) == 0
+
+
+def test_a_program_that_manages_memory_keeps_to_what_it_is_told() -> None:
+    scaling = scaling_of("pyscf", "scf", "energy", BASE, {})
+    sizes = [TaskSize(400, "hf", scaling=scaling, given_bytes=given) for given in (0, GIVEN)]
+    assert [CostModel().predict(size).memory_bytes for size in sizes] == [
+        pytest.approx(BASE + 400**4),
+        GIVEN,
+    ]
+    unknown = scaling_of("somebodys", "scf", "energy", BASE, {})
+    told = TaskSize(10_000, "hf", scaling=unknown, given_bytes=10**9)
+    assert CostModel().predict(told).memory_bytes > 10**11
+    assert certain_bytes(told) == 0
+
+
+def test_heavier_methods_keep_their_own_powers() -> None:
+    scaling = scaling_of("pyscf", "ccsd(t)", "energy", BASE, {})
+    sizes = [TaskSize(n, "ccsd(t)", scaling=scaling, n_electrons=n // 2) for n in (2000, 4000)]
+    small, large = (CostModel().predict(size).cost_s for size in sizes)
+    assert large / small == pytest.approx(2**7, rel=0.1)
