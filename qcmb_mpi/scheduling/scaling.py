@@ -134,7 +134,7 @@ class TaskSize:
 # integrals being screened. Prefactors: one 2.5 GHz core. Bytes are rough, and for what keeps the
 # rest on disk or recomputes it; programs that are known better have their own.
 _SCF = Term(1.7, n=3.5)
-_CC = (Term(5.0, n=3.5), Term(5.0, n=4, o=1), Term(9.0, o=3, v=3), Term(4.0, o=2, v=4))
+_CC = (Term(5.0, n=3.5), Term(5.0, n=4, o=1), Term(9.0, o=3, v=3), Term(2.0, o=2, v=4))
 _CC_GRADIENT = (Term(17.0, n=2.5), Term(60.0, o=3, v=3), Term(20.0, o=2, v=4))
 FAMILIES: dict[str, Scaling] = {
     "dispersion": Scaling(0.002, (Term(0.002, n=2),), (Term(1e6, n=1),)),
