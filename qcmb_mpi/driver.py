@@ -237,7 +237,8 @@ class _Run:
         model = dispatcher.scheduler.cost_model
 
         def choose(infos: Sequence[AgentInfo]) -> Placement:
-            node_bytes = max(info.node_memory_bytes or info.memory_bytes for info in infos)
+            sizes = (each.node_memory_bytes or each.memory_bytes for each in infos if each.n_cores)
+            node_bytes = max(sizes, default=0)
             check_memory(self._space, node_bytes, done=done)
             limit = thread_limit(self._space)
             within = adapted(config, infos, classes, thread_limit=limit)

@@ -44,21 +44,17 @@ def teach(model: CostModel, book: Ledger, ids: Ids, times: Seconds, event: Tasks
 
 def take_over(pool: Pool, model: CostModel) -> None:
     """Bring costs and memory in all books up to what the model knows."""
-    limits = [agent.memory_bytes for agent in pool.in_service]
-    most_bytes = max(limits) if limits and all(limits) else 0
     for space, book in pool.books.items():
         book.recost(model)
-        _recast(book, model, most_bytes)
+        _recast(book, model, pool.most_bytes)
         pool.largest_bytes = max(pool.largest_bytes, int(book.memory_bytes.max(initial=0)))
         pool.queues[space].sort()
 
 
-def _recast(book: Ledger, model: CostModel, most_bytes: int) -> None:
+def _recast(book: Ledger, model: CostModel, most_bytes: float) -> None:
     for index, each in enumerate(book.classes):
         known = model.memory_bytes(each.key, each.memory_bytes, family=each.family)
-        if most_bytes and known > each.memory_bytes:
-            known = max(each.memory_bytes, min(known, most_bytes))
-        book.memory_bytes[index] = known
+        book.memory_bytes[index] = min(known, max(each.memory_bytes, most_bytes))
     np.minimum(book.least_bytes, book.memory_bytes, out=book.least_bytes)
 
 

@@ -22,6 +22,7 @@ from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
 from qcmb_mpi.scheduling.invariants import check_pool
+from qcmb_mpi.scheduling.learning import take_over, teach
 from qcmb_mpi.scheduling.ledger import Counts, Ledger, Seconds
 from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
@@ -243,7 +244,7 @@ class Scheduler:
             return
         if agent is not None:
             agent.note_results(len(ids))
-            self._learn(book, ids, times)
+            self._learn(book, ids, times, event)
             self._feed([event.agent])
         self._feed(self._custody.settle(book, ids))
         self._finish(book, sorted(set(book.stages[book.class_of(ids)].tolist())))
@@ -302,19 +303,14 @@ class Scheduler:
 
     # ---------------------------------------------------------------- internals
 
-    def _learn(self, book: Ledger, ids: m.Ids, times: Seconds) -> None:
+    def _learn(self, book: Ledger, ids: m.Ids, times: Seconds, event: m.TasksDone) -> None:
         """Teach the cost model, and now and then take over what it has learnt."""
-        for index, places in book.groups(ids):
-            each = book.classes[index]
-            self.cost_model.observe(
-                each.key, times[places], prior_s=each.cost_s, family=each.family
-            )
+        teach(self.cost_model, book, ids, times, event)
         if self.cost_model.n_observed < self._recost_at:
             return
         self._recost_at = max(1, self.cost_model.n_observed) * _RECOST_GROWTH
-        for space, each_book in self._pool.books.items():
-            each_book.recost(self.cost_model)
-            self._pool.queues[space].sort()
+        take_over(self._pool, self.cost_model)
+        self._custody.set_apart_oversized()
         if self._pool.deadline_s < np.inf:
             self._is_stirred = True
 

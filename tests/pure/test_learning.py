@@ -10,6 +10,7 @@ from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.learning import take_over, teach
 from qcmb_mpi.scheduling.pool import Pool
 from qcmb_mpi.scheduling.scheduler import Scheduler
+from tests.scheduling_cases import NO_LOOKAHEAD, Checked
 
 MB = 10**6
 
@@ -110,3 +111,24 @@ def test_more_than_fits_at_the_time_is_still_found_out() -> None:
     book.memory_bytes[:] = book.least_bytes[:] = 70 * MB
     with pytest.raises(IllegalEvent, match="memory"):
         run.scheduler.check_invariants()
+
+
+def test_what_turns_out_to_need_more_than_those_left_have_runs_alone() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 1, 50 * MB, "small")
+    pool.join(1, 1, 100 * MB, "large")
+    pool.add((m.TaskClass(0, range(8), 1.0, 90 * MB, key="k", family="f"),))
+
+    def done(agent: int, task: int, peak_bytes: int) -> list[m.Command]:
+        peaks = np.array([peak_bytes])
+        return pool.step(m.TasksDone(agent, 0, m.as_ids([task]), np.array([1.0]), peaks))
+
+    for task in range(3):
+        done(1, task, 20 * MB)
+    pool.step(m.Ticked())
+    assert pool.held == {0: {0: [4]}, 1: {0: [3]}}
+    pool.step(m.AgentLost(1))
+    said = done(0, 4, 80 * MB)
+    assert [each.is_alone for each in said if isinstance(each, m.Assign)] == [True]
+    pool.work_off()
+    assert pool.scheduler.counts(0).done == 8
