@@ -104,6 +104,7 @@ def run_expansion(
         log = stack.enter_context(EventLog(options.events)) if options.events else None
         store.attach(number, space)
         if options.is_fresh:
+            summary.note(is_fresh=True)
             store.forget(number)
         run = _Run(
             loaded,

@@ -9,14 +9,17 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from qcmb_mpi.errors import Interrupted
 
 # After SIGTERM comes SIGKILL: 10 s later from batch systems, half a second later from mpiexec.
 TERM_GRACE_S = 2.0
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stop:
@@ -76,16 +79,31 @@ def heed_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def ask(signum: int, _frame: object) -> None:
+    def ask(signum: int, _frame: FrameType | None) -> None:
         grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
         stop.request(signal.Signals(signum).name, grace_s)
         stop.raise_if_due()
 
-    before = {each: signal.signal(each, ask) for each in asking}
-    try:
+    with _handled_by(ask):
         yield stop
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Have those signals end this process at once while there is nothing that could be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled_by(lambda _signum, _frame: os._exit(Interrupted.exit_code)):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {each: signal.signal(each, handler) for each in _ASKING}
+    try:
+        yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each, former in before.items():
+            signal.signal(each, former)

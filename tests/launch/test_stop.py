@@ -18,7 +18,7 @@ from qcmb_mpi.scheduling.scheduler import Scheduler
 from tests.launch.calls import call
 from tests.launch.calls import write as write_here
 from tests.launch.diary import read_diary
-from tests.launch.jobs import command, read, run, started, wait_until
+from tests.launch.jobs import TIMEOUT_S, command, read, run, started, wait_until
 from tests.launch.test_run import FLAKY, _n_done, helium, write
 
 DIARY = ("--import", "tests.launch.diary")
@@ -231,3 +231,15 @@ def test_what_ends_in_the_same_way_again_has_a_code_of_its_own_and_a_summary(
     assert str(error) in read(Path("in.run.json"))["stopped"]
     assert call(capfd, "status", "in.store.sqlite")[1].startswith("in: stopped early")
     assert call(capfd, *words)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_it_starts_ends_it_with_75(tmp_path: Path, number: int) -> None:
+    source = write(tmp_path, helium(3, sleep=1.0))
+    with started(command("run", source, *FLAKY), cwd=tmp_path) as job:
+        # Handlers are there before the fork server, its first child.
+        wait_until(lambda: bool(psutil.Process(job.pid).children()))
+        job.send_signal(number)
+        _, told = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 75
+    assert "Traceback" not in told
