@@ -13,7 +13,7 @@ comma := ,
 mpi_extra := $(if $(MPI),$(comma)$(MPI))
 PYTEST_FLAGS ?=
 MPI_TEST_RANKS ?= 3
-# Most tests wait for jobs of their own, so one more at a time than there are cores.
+# Files of tests at once; most tests wait for jobs of their own, so one more than there are cores.
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .NOTPARALLEL:
@@ -36,7 +36,7 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 	    --color=no -p no:cacheprovider -q
 
 test-main: $(VENV)/.installed-test $(VENV)/.installed-mpich  ## all other tests
-	$(PY) -m pytest -n $(TEST_JOBS) $(if $(COVERAGE),--cov --cov-append --cov-report=term \
+	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=term \
 	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-lint  ## style: ruff, and shellcheck where there is one
