@@ -234,7 +234,7 @@ class _Run:
                 job,
                 lambda infos: choose_layouts(infos, classes, config, done=done, thread_limit=limit),
             )
-            n_before = sum(count.n_done for count in store.counts())
+            n_before = store.n_done()
             before_work()
             self._has_begun = True
             self._note_start(len(done), n_before)

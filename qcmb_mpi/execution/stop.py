@@ -76,31 +76,36 @@ class Stop:
 def heed_signals() -> Iterator[Stop]:
     """Turn the signals that ask a job to end into a request to stop; twice is at once."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def ask(signum: int, _frame: FrameType | None) -> None:
         grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
         stop.request(signal.Signals(signum).name, grace_s)
         stop.raise_if_due()
 
-    with _handled_by(ask):
+    with handled_by(ask):
         yield stop
 
 
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
     """Have those signals end this process at once while there is nothing that could be lost."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with _handled_by(lambda _signum, _frame: os._exit(Interrupted.exit_code)):
+
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        os.write(2, f"qcmb_mpi: stopped while starting: {signal.Signals(signum).name}\n".encode())
+        os._exit(Interrupted.exit_code)
+
+    with handled_by(leave):
         yield
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
+    """Have `handler` take the signals that ask a job to end; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {each: signal.signal(each, handler) for each in _ASKING}
     try:
         yield

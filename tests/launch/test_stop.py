@@ -146,8 +146,10 @@ def test_a_signal_while_the_input_is_read_ends_the_job(
 ) -> None:
     words = command("run", "-", "-o", "in.result.json", *FLAKY)
     with started(words, cwd=tmp_path) as job:
-        wait_until(lambda: is_heard(job.pid, signum))
-        time.sleep(0.2)
+        assert job.stdin is not None
+        job.stdin.write(" " * 2**20)  # more than a pipe holds: once it is written, it is being read
+        job.stdin.flush()
+        wait_until(lambda: psutil.Process(job.pid).status() == psutil.STATUS_SLEEPING)
         job.send_signal(signum)
         wait_until(lambda: job.poll() is not None)
         assert job.returncode == 75
@@ -155,6 +157,19 @@ def test_a_signal_while_the_input_is_read_ends_the_job(
         told = job.stderr.read()
     assert f"stopped while reading the input: {signum.name}" in told
     assert "Traceback" not in told
+
+
+@SIGNALS
+def test_a_signal_before_anything_is_read_ends_the_job(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    with started(command("run", "-", *FLAKY), cwd=tmp_path) as job:
+        wait_until(lambda: is_heard(job.pid, signum))
+        job.send_signal(signum)
+        wait_until(lambda: job.poll() is not None)
+        assert job.returncode == 75
+        assert job.stderr is not None
+        assert f"stopped while starting: {signum.name}" in job.stderr.read()
 
 
 def is_heard(pid: int, signum: signal.Signals) -> bool:
