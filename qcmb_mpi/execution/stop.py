@@ -22,6 +22,10 @@ TERM_GRACE_S = 2.0
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class _Cut(BaseException):
+    """Raised by a signal handler, wherever the program is: logging would swallow an Exception."""
+
+
 class Stop:
     """A request to stop early, safe to make from a signal handler."""
 
@@ -29,7 +33,7 @@ class Stop:
         self.reason: str | None = None
         self.grace_s: float | None = None
         self.is_urgent = False
-        self._doing: str | None = None
+        self._may_raise = False
 
     def request(self, reason: str, grace_s: float | None = None) -> None:
         """Ask for a drain; asked twice, for an end at once.
@@ -52,24 +56,26 @@ class Stop:
 
     @contextlib.contextmanager
     def raising(self, doing: str) -> Iterator[None]:
-        """Have the first signal that comes meanwhile raise ``Interrupted``; says what was done."""
-        self._doing = doing
-        try:
-            yield
-        finally:
-            self._doing = None
-
-    def raise_if_due(self) -> None:
-        """Raise what was asked for, in the main thread; once, so that what follows can end.
+        """Have the first signal that comes meanwhile end this block, which `doing` names.
 
         Raises
         ------
         Interrupted
-            Nobody looks at the wish now.
+            There was one; a second one does not disturb how the block ends.
         """
-        doing, self._doing = self._doing, None
-        if doing is not None:
-            raise Interrupted(f"stopped while {doing}: {self.reason}")
+        try:
+            self._may_raise = True
+            yield
+        except _Cut:
+            raise Interrupted(f"stopped while {doing}: {self.reason}") from None
+        finally:
+            self._may_raise = False
+
+    def cut(self) -> None:
+        """End the block that may be ended here and now; in the main thread."""
+        may_raise, self._may_raise = self._may_raise, False
+        if may_raise:
+            raise _Cut
 
 
 @contextlib.contextmanager
@@ -80,10 +86,13 @@ def heed_signals() -> Iterator[Stop]:
     def ask(signum: int, _frame: FrameType | None) -> None:
         grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
         stop.request(signal.Signals(signum).name, grace_s)
-        stop.raise_if_due()
+        stop.cut()
 
     with handled_by(ask):
-        yield stop
+        try:
+            yield stop
+        except _Cut:  # on the threshold of the block that it was to end
+            raise Interrupted(f"stopped: {stop.reason}") from None
 
 
 @contextlib.contextmanager
