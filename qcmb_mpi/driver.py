@@ -109,6 +109,7 @@ def run_expansion(
         log = stack.enter_context(EventLog(options.events)) if options.events else None
         store.attach(number, space)
         if options.is_fresh:
+            summary.note(is_fresh=True)
             store.forget(number)
         run = _Run(
             loaded,
@@ -251,7 +252,7 @@ class _Run:
 
         try:
             dispatcher.open(job, choose)
-            n_before = sum(count.n_done for count in store.counts())
+            n_before = store.n_done()
             before_work()
             self._has_begun = True
             self._note_start(len(done), n_before)

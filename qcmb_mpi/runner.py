@@ -44,6 +44,13 @@ _PROGRAM = re.compile(rb"""["']?program["']?\s*:\s*["']?([\w.+-]+)""")
 
 def run(args: argparse.Namespace) -> int:
     """Run the expansion that `args` describe and return the exit code."""
+    from qcmb_mpi.execution.stop import leaving_on_signals
+
+    with leaving_on_signals():
+        return _run_on_pool(args)
+
+
+def _run_on_pool(args: argparse.Namespace) -> int:
     kind = _executor_kind(args.executor)
     server = None
     if not args.respect_binding:

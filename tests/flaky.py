@@ -10,7 +10,6 @@ Its energy is a sum over real atoms and their pairs. What goes wrong is ordered 
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,12 +98,14 @@ class FlakyHarness(ProgramHarness):
 
 
 def _is_due(mark: str | None) -> bool:
-    """Tell whether a fault is to happen: with a mark, only while that file is not there."""
+    """Tell whether a fault is to happen: with a mark, only to the first who can make that file."""
     if mark is None:
         return True
-    is_first = not os.path.exists(mark)
-    Path(mark).touch()
-    return is_first
+    try:
+        Path(mark).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 qcengine.register_program(FlakyHarness())

@@ -180,6 +180,7 @@ class Dispatcher:
         """Have the agents forget `job`."""
         for agent in self._crew.layouts:
             self._send(agent, Shut(job.space))
+        self._transport.flush()
 
     # ----------------------------------------------------------------- getting ready
 

@@ -9,14 +9,21 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from qcmb_mpi.errors import Interrupted
 
 # After SIGTERM comes SIGKILL: 10 s later from batch systems, half a second later from mpiexec.
 TERM_GRACE_S = 2.0
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class _Cut(BaseException):
+    """Raised by a signal handler, wherever the program is: logging would swallow an Exception."""
 
 
 class Stop:
@@ -26,7 +33,7 @@ class Stop:
         self.reason: str | None = None
         self.grace_s: float | None = None
         self.is_urgent = False
-        self._doing: str | None = None
+        self._may_raise = False
 
     def request(self, reason: str, grace_s: float | None = None) -> None:
         """Ask for a drain; asked twice, for an end at once.
@@ -49,43 +56,68 @@ class Stop:
 
     @contextlib.contextmanager
     def raising(self, doing: str) -> Iterator[None]:
-        """Have the first signal that comes meanwhile raise ``Interrupted``; says what was done."""
-        self._doing = doing
-        try:
-            yield
-        finally:
-            self._doing = None
-
-    def raise_if_due(self) -> None:
-        """Raise what was asked for, in the main thread; once, so that what follows can end.
+        """Have the first signal that comes meanwhile end this block, which `doing` names.
 
         Raises
         ------
         Interrupted
-            Nobody looks at the wish now.
+            There was one; a second one does not disturb how the block ends.
         """
-        doing, self._doing = self._doing, None
-        if doing is not None:
-            raise Interrupted(f"stopped while {doing}: {self.reason}")
+        try:
+            self._may_raise = True
+            yield
+        except _Cut:
+            raise Interrupted(f"stopped while {doing}: {self.reason}") from None
+        finally:
+            self._may_raise = False
+
+    def cut(self) -> None:
+        """End the block that may be ended here and now; in the main thread."""
+        may_raise, self._may_raise = self._may_raise, False
+        if may_raise:
+            raise _Cut
 
 
 @contextlib.contextmanager
 def heed_signals() -> Iterator[Stop]:
     """Turn the signals that ask a job to end into a request to stop; twice is at once."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def ask(signum: int, _frame: object) -> None:
+    def ask(signum: int, _frame: FrameType | None) -> None:
         grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
         stop.request(signal.Signals(signum).name, grace_s)
-        stop.raise_if_due()
+        stop.cut()
 
-    before = {each: signal.signal(each, ask) for each in asking}
+    with handled_by(ask):
+        try:
+            yield stop
+        except _Cut:  # on the threshold of the block that it was to end
+            raise Interrupted(f"stopped: {stop.reason}") from None
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Have those signals end this process at once while there is nothing that could be lost."""
+
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        os.write(2, f"qcmb_mpi: stopped while starting: {signal.Signals(signum).name}\n".encode())
+        os._exit(Interrupted.exit_code)
+
+    with handled_by(leave):
+        yield
+
+
+@contextlib.contextmanager
+def handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
+    """Have `handler` take the signals that ask a job to end; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, handler) for each in _ASKING}
     try:
-        yield stop
+        yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each, former in before.items():
+            signal.signal(each, former)

@@ -162,6 +162,9 @@ class Transport(Protocol):
     def send(self, to: int, message: ToAgent) -> None:
         """Send `message` to agent `to`."""
 
+    def flush(self) -> None:
+        """Wait a moment until what was sent has left, before a long silence."""
+
     def close(self, *, wait: bool = True) -> None:
         """End every slot; with `wait` idle ones leave by themselves."""
 
@@ -201,6 +204,9 @@ class LocalTransport:
     def send(self, to: int, message: ToAgent) -> None:
         """Hand `message` to the agent."""
         self._agent.handle(message)
+
+    def flush(self) -> None:
+        """Do nothing: whatever was sent has been handled."""
 
     def close(self, *, wait: bool = True) -> None:
         """End the agent."""

@@ -144,6 +144,7 @@ def _tasks_line(stats: Mapping[str, Any]) -> str:
     counts += (
         [f"{_count(stats['n_retries'], 'attempt')} repeated"] if stats.get("n_retries") else []
     )
+    counts += [f"{stats['n_remedied']} converged by a remedy"] if stats.get("n_remedied") else []
     return f"{stats['status']}: {stats['n_tasks']} tasks: {', '.join(counts)}"
 
 
@@ -244,6 +245,10 @@ def _next_line(stats: Mapping[str, Any]) -> str:
     if stats["status"] == "complete":
         return ""
     again = "run the same command again: finished tasks are not repeated"
+    if "store" not in stats.get("files", {"store": ""}):
+        again = "everything has to be computed again, as there is no store: leave out --no-store"
+    elif stats.get("is_fresh"):
+        again = "run the same command again without --fresh: finished tasks are not repeated"
     if stats["status"] == "incomplete":
         return f"next: {again}"
     failed = stats.get("failed") or []

@@ -297,14 +297,13 @@ class Store:
         """
         return self._view(space_id).timeline()
 
-    def counts(self) -> list[BlockCount]:
-        """Count what is in the store, whatever it belongs to; needs no task space.
+    def n_done(self) -> int:
+        """Return how many results there are, whatever they belong to, without looking at them."""
+        self.flush()
+        return int(self._connection.query("SELECT total(n_done) FROM block", ())[0][0])
 
-        Returns
-        -------
-        list of BlockCount
-            By specification, basis and real fragments.
-        """
+    def counts(self) -> list[BlockCount]:
+        """Count what is in the store by specification, basis and real fragments."""
         self.flush()
         return count_blocks(self._connection.query)
 

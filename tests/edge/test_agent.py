@@ -128,7 +128,7 @@ def test_a_hang_is_killed_with_its_children(agent: Agent) -> None:
     assert failure.error_class is ErrorClass.HUNG
     assert "says hello" in failure.output_tail
     sleeping = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
-    assert not any(is_alive(process) for process in sleeping)
+    wait_until(lambda: not any(is_alive(process) for process in sleeping))
 
 
 def test_a_killed_idle_slot_is_replaced(agent: Agent) -> None:

@@ -278,6 +278,6 @@ def test_an_error_ends_the_run_with_its_code_a_summary_and_a_status(
 
 
 def test_an_error_before_the_first_task_is_raised(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Store, "counts", damaged)
+    monkeypatch.setattr(Store, "n_done", damaged)
     with pytest.raises(StoreError):
         listening(tmp_path)

@@ -50,6 +50,9 @@ class RecordingTransport:
         if to in self.agents:
             self.agents[to].handle(message)
 
+    def flush(self) -> None:
+        """Do nothing: whatever was sent has arrived."""
+
     def kill(self, rank: int, reason: str = "its node was switched off") -> None:
         """End an agent; that it is lost comes with the next poll."""
         self.agents.pop(rank, None)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qcmb_mpi.inputs.documents import strip_volatile
-from tests.launch.jobs import command, environment, read, run, started, wait_until
+from tests.launch.jobs import command, environment, read, run, started, unmeasured, wait_until
 from tests.launch.test_run import FLAKY, helium, write
 
 SMALL_KIB = 72  # an empty store has 52
@@ -70,7 +70,7 @@ def test_a_file_that_may_not_grow_ends_the_run_and_the_same_command_goes_on(
     source, store = many(tmp_path, sleep=0.015), tmp_path / "in.store.sqlite"
     words = command("run", source, *WORDS)
     shell = ["bash", "-c", f'ulimit -f {SMALL_KIB} && exec "$@"', "-", *words]
-    job = run(shell, cwd=tmp_path)
+    job = run(shell, cwd=tmp_path, env=unmeasured(environment()))
     assert job.returncode == 75, job.stderr
     (line,) = errors_in(job.stderr)
     assert f"{store}: the file system refused (quota, largest file size" in line

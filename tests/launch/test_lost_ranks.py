@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 
 from qcmb_mpi import schema
-from tests.launch.jobs import command, environment, mpiexec, read, run, started, wait_until
+from tests.launch.jobs import (
+    command,
+    environment,
+    mpiexec,
+    read,
+    run,
+    started,
+    unmeasured,
+    wait_until,
+)
 from tests.launch.test_run import FLAKY, helium, write
 
 _MARK = "QCMB_TEST_JOB"
@@ -70,7 +79,7 @@ def job_of(folder: Path, *words: str, n_ranks: int = 4, is_tolerant: bool = True
         n_ranks=n_ranks,
         is_tolerant=is_tolerant,
     )
-    with started(line, cwd=folder, env=environment(**{_MARK: mark})) as process:
+    with started(line, cwd=folder, env=unmeasured(environment(**{_MARK: mark}))) as process:
         job = Job(process, mark)
         try:
             yield job
@@ -276,7 +285,7 @@ def run_script(
     (folder / "script.py").write_text(text)
     mark = uuid.uuid4().hex
     line = [*mpiexec(4, is_tolerant=is_tolerant), sys.executable, "script.py", *words]
-    with started(line, cwd=folder, env=environment(**{_MARK: mark})) as process:
+    with started(line, cwd=folder, env=unmeasured(environment(**{_MARK: mark}))) as process:
         job = Job(process, mark)
         out, told = process.communicate(timeout=90)
         wait_until(lambda: not job.processes(), 30)

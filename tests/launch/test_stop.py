@@ -18,7 +18,7 @@ from qcmb_mpi.scheduling.scheduler import Scheduler
 from tests.launch.calls import call
 from tests.launch.calls import write as write_here
 from tests.launch.diary import read_diary
-from tests.launch.jobs import command, read, run, started, wait_until
+from tests.launch.jobs import TIMEOUT_S, command, read, run, started, wait_until
 from tests.launch.test_run import FLAKY, _n_done, helium, write
 
 DIARY = ("--import", "tests.launch.diary")
@@ -146,8 +146,10 @@ def test_a_signal_while_the_input_is_read_ends_the_job(
 ) -> None:
     words = command("run", "-", "-o", "in.result.json", *FLAKY)
     with started(words, cwd=tmp_path) as job:
-        wait_until(lambda: is_heard(job.pid, signum))
-        time.sleep(0.2)
+        assert job.stdin is not None
+        job.stdin.write(" " * 2**20)  # more than a pipe holds: once it is written, it is being read
+        job.stdin.flush()
+        wait_until(lambda: psutil.Process(job.pid).status() == psutil.STATUS_SLEEPING)
         job.send_signal(signum)
         wait_until(lambda: job.poll() is not None)
         assert job.returncode == 75
@@ -155,6 +157,19 @@ def test_a_signal_while_the_input_is_read_ends_the_job(
         told = job.stderr.read()
     assert f"stopped while reading the input: {signum.name}" in told
     assert "Traceback" not in told
+
+
+@SIGNALS
+def test_a_signal_before_anything_is_read_ends_the_job(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    with started(command("run", "-", *FLAKY), cwd=tmp_path) as job:
+        wait_until(lambda: is_heard(job.pid, signum))
+        job.send_signal(signum)
+        wait_until(lambda: job.poll() is not None)
+        assert job.returncode == 75
+        assert job.stderr is not None
+        assert f"stopped while starting: {signum.name}" in job.stderr.read()
 
 
 def is_heard(pid: int, signum: signal.Signals) -> bool:
@@ -231,3 +246,15 @@ def test_what_ends_in_the_same_way_again_has_a_code_of_its_own_and_a_summary(
     assert str(error) in read(Path("in.run.json"))["stopped"]
     assert call(capfd, "status", "in.store.sqlite")[1].startswith("in: stopped early")
     assert call(capfd, *words)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_it_starts_ends_it_with_75(tmp_path: Path, number: int) -> None:
+    source = write(tmp_path, helium(3, sleep=1.0))
+    with started(command("run", source, *FLAKY), cwd=tmp_path) as job:
+        # Handlers are there before the fork server, its first child.
+        wait_until(lambda: bool(psutil.Process(job.pid).children()))
+        job.send_signal(number)
+        _, told = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 75
+    assert "Traceback" not in told

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from qcmb_mpi import schema
-from tests.launch.jobs import command, environment
+from tests.launch.jobs import command, environment, unmeasured
 from tests.torture import journal, laws
 from tests.torture.assault import Assault, damage, lock_of
 from tests.torture.processes import MARK, describe, kill_all, living
@@ -243,14 +243,12 @@ class _Scene:
             OMPI_MCA_btl_sm_backing_directory=temporary,
             **{MARK: self._mark},
         )
-        # A killed process leaves half a coverage file, which would spoil the others'.
-        variables = {n: v for n, v in variables.items() if not n.startswith(("COV", "PYTEST"))}
         self._n_runs += 1
         with (self._folder / f"out.{self._n_runs}").open("wb") as output:
             return subprocess.Popen(
                 words,
                 cwd=self._folder,
-                env=variables,
+                env=unmeasured(variables),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -14,7 +14,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
@@ -29,6 +28,7 @@ from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
 from qcmb_mpi.execution.executors.mpi.worker import Worker
 from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
 from qcmb_mpi.execution.host import HostShare, host_share
+from qcmb_mpi.execution.stop import handled_by
 from qcmb_mpi.execution.wire import AgentInfo, Transport
 from qcmb_mpi.machine import affinity, launcher
 
@@ -177,7 +177,8 @@ class MPIExecutor(Executor):
             raise end.error
 
     def _serve(self, worker: Worker) -> object:
-        with self._abort_on_error(), _signals_left_to_master():
+        # The master drains the job when it is asked to stop.
+        with self._abort_on_error(), handled_by(signal.SIG_IGN):
             end = worker.serve()
         if not end.is_whole:
             self._departure.decide(worker.take_leave)
@@ -258,21 +259,6 @@ def _ending_on_loss() -> Iterator[None]:
 def _idle_share(share: HostShare) -> HostShare:
     info = AgentInfo(0, share.info.host, 0, share.info.memory_bytes)
     return HostShare(info, (), share.topology)
-
-
-@contextlib.contextmanager
-def _signals_left_to_master() -> Iterator[None]:
-    """Ignore what asks the job to stop: the master drains it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in asking}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _check_pickles(value: object) -> None:

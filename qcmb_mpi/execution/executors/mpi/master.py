@@ -18,7 +18,7 @@ from qcmb_mpi.execution.executors.mpi.mail import Mail, Nap
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
 from qcmb_mpi.execution.executors.mpi.notes import Beat, End, LastWord, Remove, Retire
 from qcmb_mpi.execution.heartbeat import Heartbeat
-from qcmb_mpi.execution.wire import FromAgent, Hello, Lost, Open, Ready, Shut, ToAgent
+from qcmb_mpi.execution.wire import FromAgent, Hello, Lost, Open, Ready, ToAgent
 
 _GRACE_S = 30.0
 _LAST_LOOK_S = 2.0
@@ -96,8 +96,10 @@ class MasterTransport:
             if isinstance(message, Open):
                 self._beats.allow(to, _N_INTERVALS_TO_START, time.monotonic())
             self._post(to, message)
-            if isinstance(message, Shut):  # before a long silence
-                self._mail.flush(_LAST_LOOK_S)
+
+    def flush(self) -> None:
+        """Wait a moment until the other ranks have taken what was sent to them."""
+        self._mail.flush(_LAST_LOOK_S)
 
     def conclude(self, value: object, error: BaseException | None) -> End:
         """Tell every rank how the shared work ended; return what they were told.

@@ -1,0 +1,64 @@
+"""How a signal ends what nobody polls."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import pytest
+
+from qcmb_mpi.errors import Interrupted
+from qcmb_mpi.execution.stop import heed_signals
+
+
+class Struck(logging.Handler):
+    """A log whose writing a signal falls into; like all of logging it swallows errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            self.handleError(record)
+
+
+def test_a_signal_while_something_is_logged_is_not_swallowed() -> None:
+    log = logging.Logger("struck")
+    log.addHandler(Struck())
+    with (
+        pytest.raises(Interrupted, match="stopped while counting: SIGTERM"),
+        heed_signals() as stop,
+        stop.raising("counting"),
+    ):
+        log.warning("one")
+
+
+def test_only_the_first_signal_cuts() -> None:
+    def be_struck_twice() -> None:
+        with stop.raising("counting"):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+
+    with heed_signals() as stop:
+        with pytest.raises(Interrupted, match="stopped while counting: SIGTERM"):
+            be_struck_twice()
+        assert stop.is_urgent
+
+
+def test_on_the_threshold_it_ends_the_run_all_the_same() -> None:
+    def be_struck() -> None:
+        with heed_signals() as stop:
+            stop._may_raise = True
+            signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(Interrupted, match="stopped: SIGUSR1"):
+        be_struck()
+
+
+def test_outside_such_a_block_a_signal_is_only_noted() -> None:
+    with heed_signals() as stop:
+        with stop.raising("counting"):
+            pass
+        signal.raise_signal(signal.SIGUSR2)
+    assert stop.reason == "SIGUSR2"
