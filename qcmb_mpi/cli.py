@@ -48,20 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from qcmb_mpi import forecast, schema
+    from qcmb_mpi import plan, plan_ranks, schema
 
+    n_ranks, n_nodes, rank = plan_ranks.launched(os.environ)
+    if rank:
+        return 0
     loaded = schema.read_input(args.input, options=runner.input_options(args))
-    store = _store_of_run(args)
-    plan = forecast.make_plan(loaded, runner.executor_config(args), store_path=store)
-    print(json.dumps(plan, indent=2) if args.json else forecast.format_plan(plan))
+    found = plan.make_plan(
+        loaded,
+        runner.executor_config(args),
+        store_path=_store_of_run(args),
+        is_fresh=args.fresh,
+        ranks=plan_ranks.Ranks(
+            args.ranks or n_ranks,
+            args.nodes or n_nodes,
+            args.dedicated_master,
+            args.respect_binding,
+        ),
+    )
+    print(json.dumps(found, indent=2) if args.json else plan.format_plan(found))
     return 0
 
 
 def _store_of_run(args: argparse.Namespace) -> Path | None:
-    """Return the store that ``run`` with the same options would take results from, if any."""
+    """Return the store that ``run`` with the same options would use, if it is there."""
     from qcmb_mpi import run_files
 
-    if args.fresh or args.no_store or (args.input == "-" and args.store is None):
+    if args.no_store or (args.input == "-" and args.store is None):
         return None
     if args.store is not None:
         return Path(args.store) if args.store.exists() else None
@@ -92,8 +105,7 @@ def _verify(args: argparse.Namespace) -> int:
     from qcmb_mpi import results, run_files, schema
     from qcmb_mpi.store import Store
 
-    if not args.result.exists():
-        raise InputError("RESULT", "no such file", value=str(args.result))
+    run_files.check_is_result(args.result)
     path = args.store or run_files.sibling(args.result, ".store.sqlite")
     if not path.exists():
         results.read_result(args.result)  # an input has no store, and says so itself
@@ -105,20 +117,22 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _repair(args: argparse.Namespace) -> int:
-    from qcmb_mpi.store import salvage
+    from qcmb_mpi.store import n_if_sound, salvage
 
     if not args.store.exists():
         raise InputError("STORE", "no such file", value=str(args.store))
-    print(f"{args.store}: {salvage(args.store)} results are whole and were kept")
+    n_results = n_if_sound(args.store)
+    if n_results is None:
+        print(f"{args.store}: {salvage(args.store)} results are whole and were kept")
+    else:
+        print(f"{args.store}: sound, {n_results} results, nothing to repair")
     return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from qcmb_mpi import doctor
 
-    findings = doctor.diagnose()
-    print(doctor.to_json(findings) if args.json else doctor.render(findings))
-    return int(any(finding.status == "problem" for finding in findings))
+    return doctor.report(args.json)
 
 
 def _jobscript(args: argparse.Namespace) -> int:

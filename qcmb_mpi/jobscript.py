@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.machine.topology import read_topology
 from qcmb_mpi.machine.walltime import parse_walltime
+from qcmb_mpi.report.deadline import clock
 
 SCHEDULERS = ("slurm", "pbs", "lsf", "sge", "flux")
 
@@ -50,7 +51,8 @@ _RUN = (
     '--walltime "$stop_after" "${options[@]}"'
 )
 _STATUS = (
-    "read_state='import json, sys; print(json.load(open(sys.argv[1]))[\"status\"])'\n"
+    "read_state='import json, sys; s = json.load(open(sys.argv[1]))\n"
+    'print("stuck" if "needed_walltime_s" in s else s["status"])\'\n'
     'state=$("$python" -c "$read_state" "$summary" 2>/dev/null)'
 )
 _MARGIN_S = 300.0
@@ -120,7 +122,8 @@ def render_jobscript(
     Raises
     ------
     InputError
-        Unknown scheduler, standard input as input, or a walltime that is none.
+        Unknown scheduler, standard input as input, a walltime that is none, or a job that goes back
+        into the queue to start from nothing.
     """
     if scheduler not in SCHEDULERS:
         raise InputError(
@@ -133,6 +136,7 @@ def render_jobscript(
     if job.nodes < 1:
         raise InputError("--nodes", "must be at least 1", value=job.nodes)
     words, walltime = _without(options, "--walltime")
+    _check_can_resume(job, words)
     limit_s = parse_walltime(walltime or job.walltime)
     template = _Template(_template(scheduler + ("_requeue" if job.is_requeued else "")))
     values = _values(job, limit_s)
@@ -145,6 +149,13 @@ def render_jobscript(
         run=_RUN,
         status=_STATUS,
     )
+
+
+def _check_can_resume(job: JobOptions, words: Sequence[str]) -> None:
+    for word in ("--fresh", "--no-store"):
+        if job.is_requeued and word in words:
+            message = f"with {word} the job would start from nothing every time, for ever"
+            raise InputError("--requeue", f"{message}; leave {word} out")
 
 
 def ready_scripts() -> dict[str, str]:
@@ -168,9 +179,9 @@ def _values(job: JobOptions, limit_s: float) -> dict[str, object]:
         "cores": cores,
         "slots": job.nodes * cores,
         "environment": "smp" if job.nodes == 1 else "mpi",
-        "walltime": _clock(limit_s),
+        "walltime": clock(limit_s),
         "walltime_minutes": max(1, -(-int(limit_s) // 60)),
-        "stop_after": _clock(_stop_after_s(limit_s)),
+        "stop_after": clock(_stop_after_s(limit_s)),
     }
 
 
@@ -228,12 +239,6 @@ def _without(options: Sequence[str], *names: str) -> tuple[list[str], str | None
 def _stop_after_s(limit_s: float) -> float:
     """Leave 5 minutes, in short jobs a tenth, to finish what runs and to write."""
     return limit_s - min(_MARGIN_S, limit_s / 10)
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(max(1, round(seconds)), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}"
 
 
 def _job_name(source: str) -> str:

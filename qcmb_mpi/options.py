@@ -205,7 +205,10 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
 def _add_plan(commands: Any) -> None:
     parser = _command(commands, "plan", "Show what a run would do; runs no chemistry.")
     _add_input(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
+    add = parser.add_argument
+    add("--json", action="store_true", help="as JSON (default text)")
+    add("-n", "--ranks", type=_positive, metavar="N", help="for MPI ranks (default none)")
+    add("--nodes", type=_positive, metavar="K", help="on nodes like this one (default 1)")
     add_run_options(parser)
 
 

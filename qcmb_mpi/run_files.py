@@ -12,11 +12,13 @@ import argparse
 import os
 import tempfile
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.inputs.documents import strip_volatile
-from qcmb_mpi.report.files import STORE_SUFFIX, SUMMARY_SUFFIX
+from qcmb_mpi.report.files import STORE_SUFFIX, SUMMARY_SUFFIX, find_files
+from qcmb_mpi.report.status import status_of
 
 
 class Files:
@@ -35,6 +37,7 @@ class Files:
         self.events = paths["events"]
         self.trace = paths["trace"]
         self.report = paths["report"]
+        self._set_aside: Path | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Files:
@@ -51,6 +54,7 @@ class Files:
         result = self.result if is_complete else None
         files = {"result": result, "summary": self.summary, "store": self.store}
         files |= {"report": self.report, "trace": self.trace, "events": self.events}
+        files["previous result"] = self._set_aside
         return {name: str(path) for name, path in files.items() if path is not None}
 
     def check(self, source: str) -> None:
@@ -76,26 +80,44 @@ class Files:
 
         Its summary goes: a run that is killed must not seem to be complete.
         """
-        if self.result.exists():
-            os.replace(self.result, self._previous)
+        self.set_result_aside()
         self.summary.unlink(missing_ok=True)
+
+    def set_result_aside(self) -> None:
+        """Rename a result that is there, of whatever run, to a name that nothing has yet."""
+        if self.result.exists():
+            self._set_aside = self._asides[-1]
+            os.replace(self.result, self._set_aside)
 
     def drop_old_result(self) -> Path | None:
         """Remove what was set aside if the new result is the same; else return where it is."""
-        if not self._previous.exists():
+        previous = self._previous
+        if previous is None:
             return None
         try:
-            old, new = (strip_volatile(p.read_bytes()) for p in (self._previous, self.result))
+            old, new = (strip_volatile(p.read_bytes()) for p in (previous, self.result))
         except ValueError:  # what was there is no result at all
-            return self._previous
+            return previous
         if old != new:
-            return self._previous
-        self._previous.unlink()
+            return previous
+        previous.unlink()
+        self._set_aside = None
         return None
 
     @property
-    def _previous(self) -> Path:
-        return self.result.with_name(self.result.name + ".previous")
+    def _previous(self) -> Path | None:
+        """What was set aside last."""
+        return next(iter(self._asides[-2:-1]), None)
+
+    @property
+    def _asides(self) -> list[Path]:
+        """What was set aside, oldest first, and the name for the next one."""
+        name, paths = f"{self.result.name}.previous", []
+        for number in count(1):
+            paths.append(self.result.with_name(name if number == 1 else f"{name}-{number}"))
+            if not paths[-1].exists():
+                break
+        return paths
 
 
 def sibling(result: Path, ending: str) -> Path:
@@ -124,3 +146,32 @@ def check_writable(path: Path, field: str) -> None:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise InputError(field, f"cannot write in {directory}: {error.strerror}") from error
+
+
+def check_is_result(path: Path) -> None:
+    """Refuse what is plainly no RESULT, and say which file would be.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is the store or the summary of a run.
+    """
+    try:
+        run = find_files(path)
+    except InputError:
+        if path.exists():
+            raise
+        raise InputError("RESULT", "no such file", value=str(path)) from None
+    if path.exists() and path not in (run.store, run.summary):
+        return
+    kind = "a store" if path == run.store else "a summary" if path.exists() else "not there"
+    state = status_of(path)["state"]
+    if run.result is not None:
+        hint = f"give {run.result}"
+    elif state in ("complete", "unknown"):
+        hint = "give the RESULT that its run wrote"
+    else:
+        stem = (run.summary or run.store or path).name
+        stem = stem.removesuffix(SUMMARY_SUFFIX).removesuffix(STORE_SUFFIX)
+        hint = f"its run is not complete ({state}); {stem}.result.json is written when it is"
+    raise InputError("RESULT", f"{path} is {kind}; {hint}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qcmb_mpi.errors import Interrupted, QcmbError, TasksFailed
+from qcmb_mpi.report.deadline import no_progress
 from qcmb_mpi.report.timeline import TaskRows
 
 _EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": Interrupted.exit_code}
@@ -104,6 +105,8 @@ class RunEnd:
             tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
             raise TasksFailed(f"{tasks} failed for good, first {message}", failed=failed)
         if self.status == "incomplete":
+            if stuck := no_progress(self.summary):
+                raise Interrupted(stuck)
             n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
             why = self.summary.get("stopped") or "no reason known"
             raise Interrupted(f"stopped early ({why}) with {n_left} tasks left; run again to go on")

@@ -27,11 +27,12 @@ mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hos
   --walltime "$stop_after" "${options[@]}"
 code=$?
 
-read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+read_state='import json, sys; s = json.load(open(sys.argv[1]))
+print("stuck" if "needed_walltime_s" in s else s["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
 case $state:$code in
   complete:*) exit 0 ;;
   *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
   incomplete:*) exit 75 ;; # -Q "75": LSF puts the job back into the queue
 esac
-exit 1
+exit 1 # failed; or stuck: a job's time is too short for a task

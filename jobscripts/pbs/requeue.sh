@@ -25,11 +25,12 @@ mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   --walltime "$stop_after" "${options[@]}"
 code=$?
 
-read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+read_state='import json, sys; s = json.load(open(sys.argv[1]))
+print("stuck" if "needed_walltime_s" in s else s["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
 case $state in
   complete) exit 0 ;;
-  failed) exit 1 ;;
+  failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
 case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75

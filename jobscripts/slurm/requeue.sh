@@ -18,7 +18,6 @@ stop_after=0:55:00 # the time limit less a margin; stopped, the same job resumes
 options=() # of `qcmb-mpi run`
 # ----
 max_restarts=20
-
 rm -f "$summary"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
@@ -29,11 +28,12 @@ trap 'kill -USR1 "$child"' USR1
 while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
   wait "$child"; code=$?
 done
-read_state='import json, sys; print(json.load(open(sys.argv[1]))["status"])'
+read_state='import json, sys; s = json.load(open(sys.argv[1]))
+print("stuck" if "needed_walltime_s" in s else s["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
 case $state in
   complete) exit 0 ;;
-  failed) exit 1 ;;
+  failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
 case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75

@@ -8,9 +8,12 @@ Rules of this file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
+from qcmb_mpi.report.deadline import no_progress
 from qcmb_mpi.report.snapshot import format_duration, share
 from qcmb_mpi.report.tallies import costs
 from qcmb_mpi.scheduling.policy import ErrorClass, error_class_of
@@ -20,6 +23,7 @@ N_LABELS_SHOWN = 3
 N_TAIL_LINES = 3
 N_AGENTS_SHOWN = 3
 MESSAGE_LENGTH = 200
+N_WORDS_COMPARED = 50
 _ADVICE = (
     (("timeout", "timed out"), "give it more time with --timeout, or more threads with --threads"),
     (("memory", "resource"), "give it more memory with --memory, or fewer slots with --workers"),
@@ -36,6 +40,10 @@ _RECURRING = frozenset(
 )
 # An error of unknown kind whose message speaks of the machine may be gone the next time.
 _SIGNS_OF_CHANCE = ("timeout", "timed out", "memory", "signal", "crash", "died", "not found")
+# In a word that is a number, a time, a path or a name with a number.
+_VARYING = re.compile(r"[\d/\\]|^[-+]?(?:nan|inf)\b", re.IGNORECASE)
+_TELLING = frozenset({"code", "signal", "status", "errno"})  # the number after it is no measure
+STOPPED_ON_FAILURE = "a task failed for good"  # in the scheduler's words
 _COMES_AGAIN = (
     "the error came from the program and will come again: check basis, geometry and keywords"
 )
@@ -139,13 +147,17 @@ def format_execution_summary(stats: Mapping[str, Any]) -> str:
 def _tasks_line(stats: Mapping[str, Any]) -> str:
     words = (("n_computed", "computed"), ("n_reused", "reused"), ("n_failed", "failed"))
     counts = [f"{stats.get(key, 0)} {word}" for key, word in words]
-    n_open = stats["n_tasks"] - sum(stats.get(key, 0) for key, _ in words)
-    counts += [f"{n_open} not done"] if n_open > 0 else []
+    counts += [f"{_n_open(stats)} not done"] if _n_open(stats) > 0 else []
     counts += (
         [f"{_count(stats['n_retries'], 'attempt')} repeated"] if stats.get("n_retries") else []
     )
     counts += [f"{stats['n_remedied']} converged by a remedy"] if stats.get("n_remedied") else []
     return f"{stats['status']}: {stats['n_tasks']} tasks: {', '.join(counts)}"
+
+
+def _n_open(stats: Mapping[str, Any]) -> int:
+    settled = ("n_computed", "n_reused", "n_failed")
+    return int(stats["n_tasks"] - sum(stats.get(key, 0) for key in settled))
 
 
 def _time_line(stats: Mapping[str, Any]) -> str:
@@ -173,7 +185,12 @@ def _efficiency_line(stats: Mapping[str, Any]) -> str:
     if stats.get("efficiency") is None:
         return ""
     bound = format_duration(stats["lower_bound_s"])
-    return f"efficiency: {share(stats['efficiency'])} (at best {bound} on these slots)"
+    line = f"efficiency: {share(stats['efficiency'])} (at best {bound} on these slots)"
+    slot_s = stats.get("slot_s", 0.0)
+    if slot_s <= stats["busy_s"]:
+        return line
+    in_use = share(slot_s / (stats["n_slots"] * stats["wall_s"]))
+    return f"{line}; as some had the cores of several slots, {in_use} of the cores were in use"
 
 
 def _prediction_line(stats: Mapping[str, Any]) -> str:
@@ -205,30 +222,69 @@ def _agent_lines(stats: Mapping[str, Any]) -> list[str]:
 
 
 def _stopped_line(stats: Mapping[str, Any]) -> str:
-    return f"stopped early: {_shorten(stats['stopped'])}" if stats.get("stopped") else ""
+    if not stats.get("stopped"):
+        return ""
+    if stats["stopped"] == STOPPED_ON_FAILURE and _n_open(stats) > 0:
+        were = "task was" if _n_open(stats) == 1 else "tasks were"
+        return (
+            f"stopped early: {_n_open(stats)} {were} not tried (again) because of --on-failure "
+            "stop; leave it out to have them computed"
+        )
+    return f"stopped early: {_shorten(stats['stopped'])}"
 
 
 def _failure_lines(stats: Mapping[str, Any]) -> list[str]:
     failed = stats.get("failed") or []
     if not failed:
         return []
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in failed:
-        groups.setdefault(_error(row), []).append(row)
+    groups = group_failures(failed)
     which = f", the first {N_FAILURES_SHOWN} kinds" if len(groups) > N_FAILURES_SHOWN else ""
     lines = [f"failed for good{which}:"]
-    for error, rows in list(groups.items())[:N_FAILURES_SHOWN]:
-        row = rows[0]
+    for rows in groups[:N_FAILURES_SHOWN]:
+        row, error = rows[0], _error(rows[0])
         if len(rows) > 1:
             labels = ", ".join(str(each["label"]) for each in rows[:N_LABELS_SHOWN])
             more = ", ..." if len(rows) > N_LABELS_SHOWN else ""
-            lines.append(f"  {len(rows)} tasks: {error} ({labels}{more})")
+            kind = "" if {_error(each) for each in rows} == {error} else " and alike"
+            lines.append(f"  {len(rows)} tasks: {error}{kind} ({labels}{more})")
         else:
             attempts = _count(row["attempts"], "attempt")
             lines.append(f"  {row['label']}  {error} ({attempts})")
         tail = str(row.get("output_tail") or "").rstrip().splitlines()[-N_TAIL_LINES:]
         lines += [f"    | {line[:MESSAGE_LENGTH]}" for line in tail]
     return lines
+
+
+def group_failures(failed: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Put failures together whose texts differ by numbers, times, names and paths only.
+
+    Parameters
+    ----------
+    failed : iterable of mapping
+        With ``error_type``, ``message`` and, if known, ``program``.
+
+    Returns
+    -------
+    list of list of mapping
+        In the order of the first of each kind.
+    """
+    groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    for row in failed:
+        error = error_class_of(str(row["error_type"]))
+        kind = (row.get("program"), error, *_gist(str(row["message"])))
+        groups.setdefault(kind, []).append(row)
+    return list(groups.values())
+
+
+def _gist(message: str) -> list[str]:
+    """Return the words of a message, what varies from task to task as ``#``."""
+    words = message.split()[:N_WORDS_COMPARED]
+    before = ("", *(word.lower().strip("[(:=") for word in words))
+    masked = (
+        "#" if _VARYING.search(word) and last not in _TELLING else word
+        for word, last in zip(words, before, strict=False)
+    )
+    return [word for word, _ in groupby(masked)]
 
 
 def _error(row: Mapping[str, Any]) -> str:
@@ -250,7 +306,7 @@ def _next_line(stats: Mapping[str, Any]) -> str:
     elif stats.get("is_fresh"):
         again = "run the same command again without --fresh: finished tasks are not repeated"
     if stats["status"] == "incomplete":
-        return f"next: {again}"
+        return no_progress(stats) or f"next: {again}"
     failed = stats.get("failed") or []
     advice = advice_for(failed)
     if failed and all(map(_comes_again, failed)):

@@ -16,6 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcmb_mpi.errors import StoreError
+from qcmb_mpi.report.deadline import no_progress
 from qcmb_mpi.report.files import RunFiles, find_files, is_result, read_json
 from qcmb_mpi.report.snapshot import format_duration, percent
 
@@ -49,15 +51,16 @@ def status_of(path: Path | str, *, now: float | None = None) -> dict[str, Any]:
         ``state`` (running, stopped, complete, failed, incomplete, unknown), ``name``,
         ``n_tasks``, ``n_done``, ``n_reused``, ``n_failed``, ``rate_per_s``, ``remaining_s``,
         ``started_s``, ``updated_s`` (seconds since the epoch), ``age_s`` (of the last update),
-        ``elapsed_s``, ``host``, ``executor``, ``n_ranks``, ``levels`` and ``files``. What is not
-        known is None.
+        ``elapsed_s``, ``host``, ``executor``, ``n_ranks``, ``levels``, ``files``,
+        ``needed_walltime_s`` (of a run that had too little time for any task) and ``store_error``
+        (why the store cannot be read). What is not known is None.
 
     Raises
     ------
     InputError
         If there is no such run.
     StoreError
-        If the store is damaged, foreign or newer.
+        If the store is damaged, foreign or newer, and there is neither summary nor result.
     """
     now = time.time() if now is None else now
     files = find_files(path)
@@ -68,7 +71,12 @@ def status_of(path: Path | str, *, now: float | None = None) -> dict[str, Any]:
         "files": {k: str(v) for k, v in _paths(files).items() if v is not None},
     }
     if files.store is not None:
-        status |= _from_store(files.store, now)
+        try:
+            status |= _from_store(files.store, now)
+        except StoreError as error:
+            if files.summary is None and files.result is None:
+                raise
+            status["store_error"] = str(error)
     is_open = status["state"] in ("running", "stopped")
     if not is_open or _is_newer(files.summary, status["started_s"]):
         status |= _from_ended(files, status["state"])
@@ -80,7 +88,11 @@ def status_of(path: Path | str, *, now: float | None = None) -> dict[str, Any]:
 _FIELDS = (
     "state", "name", "n_tasks", "n_done", "n_reused", "n_failed", "rate_per_s", "remaining_s",
     "started_s", "updated_s", "age_s", "elapsed_s", "host", "executor", "n_ranks", "levels",
-    "files",
+    "files", "needed_walltime_s", "longest_left_s", "store_error",
+)  # fmt: skip
+_COPIED = (
+    "n_tasks", "n_reused", "n_failed", "executor", "n_ranks", "levels", "needed_walltime_s",
+    "longest_left_s",
 )  # fmt: skip
 
 
@@ -159,8 +171,7 @@ def _from_ended(files: RunFiles, state: str) -> dict[str, Any]:
     """Read the summary of a run that has ended, or else its result."""
     if files.summary is not None:
         summary = read_json(files.summary)
-        copied = ("n_tasks", "n_reused", "n_failed", "executor", "n_ranks", "levels")
-        found = {key: summary[key] for key in copied if key in summary}
+        found = {key: summary[key] for key in _COPIED if key in summary}
         found["n_done"] = summary.get("n_computed", 0) + summary.get("n_reused", 0)
         found |= {"state": summary.get("status", state), "elapsed_s": summary.get("wall_s")}
         return found | {"remaining_s": None, "updated_s": files.summary.stat().st_mtime}
@@ -182,13 +193,15 @@ def format_status(status: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        Two to five lines; no line end at the end.
+        Two to six lines; no line end at the end.
     """
     where = _where(status)
     if status["state"] == "incomplete":
-        where = f"{' after running' + where if where else ''}; the same command goes on"
+        again = "" if status["needed_walltime_s"] else "; the same command goes on"
+        where = f"{' after running' + where if where else ''}{again}"
     lines = [f"{status['name']}: {_WORDS.get(status['state'], status['state'])}{where}"]
-    lines += [_tasks(status), _times(status), _last_word(status)]
+    lines += [_tasks(status), _times(status), _last_word(status), no_progress(status)]
+    lines.append(_store_word(status))
     return "\n  ".join(line for line in lines if line)
 
 
@@ -240,3 +253,10 @@ def _last_word(status: Mapping[str, Any]) -> str:
     if status["state"] == "stopped":
         return f"{text}; run the same command again to go on"
     return text
+
+
+def _store_word(status: Mapping[str, Any]) -> str:
+    if status["store_error"] is None:
+        return ""
+    relief = "the result does not need it any more, but " * (status["state"] == "complete")
+    return f"{relief}its store cannot be read: {status['store_error']}"

@@ -34,6 +34,7 @@ def build_result(
     records: Iterable[tuple[int, bytes]],
     *,
     cluster_properties: str = "auto",
+    remedies: Mapping[str, int] | None = None,
 ) -> Any:
     """Make the ManyBodyResult that stock QCManyBody makes of the same numbers.
 
@@ -51,6 +52,8 @@ def build_result(
         Task ids and whole ``AtomicResult`` as JSON; read only if the protocols ask for them.
     cluster_properties : {"auto", "all", "none"}
         ``auto``: all while they take at most `CLUSTER_PROPERTIES_BYTES`, else none.
+    remedies : mapping of str to int, optional
+        How many tasks converged only with which other keywords; said in ``provenance``.
 
     Returns
     -------
@@ -67,6 +70,7 @@ def build_result(
             "creator": "qcmb_mpi",
             "version": __version__,
             "routine": "qcmb_mpi.schema.build_result",
+            **({"remedies": dict(sorted(remedies.items()))} if remedies else {}),
         },
         "return_result": numbers.ret[space.expansion.driver],
         "stdout": n_body_tables(space.expansion, numbers),

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from qcmb_mpi.store.core import Store
-from qcmb_mpi.store.repair import salvage
+from qcmb_mpi.store.repair import n_if_sound, salvage
 
-__all__ = ["Store", "salvage"]
+__all__ = ["Store", "n_if_sound", "salvage"]

@@ -14,13 +14,13 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from qcmb_mpi.errors import StoreError
+from qcmb_mpi.store import soundness, tally
 from qcmb_mpi.store import tables as schema
-from qcmb_mpi.store import tally
 from qcmb_mpi.store.codec import BlockKey, payload_checksum, row_checksum
 from qcmb_mpi.store.lock import WriterLock
 
@@ -33,6 +33,32 @@ _DICTIONARIES = {
 }
 
 Row = tuple[Any, ...]
+
+
+def n_if_sound(path: str | os.PathLike[str]) -> int | None:
+    """Count the results of a store in which nothing is damaged; nothing is changed.
+
+    Parameters
+    ----------
+    path : path-like
+        The store.
+
+    Returns
+    -------
+    int or None
+        None if something is damaged: see the log for what.
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, it is no store, or another process writes it.
+    """
+    with _locked(path) as (store, has_locks):
+        try:
+            return _n_whole(store, has_locks=has_locks)
+        except StoreError as error:
+            _LOG.info("%s", error)
+            return None
 
 
 def salvage(path: str | os.PathLike[str]) -> int:
@@ -53,8 +79,16 @@ def salvage(path: str | os.PathLike[str]) -> int:
     Raises
     ------
     StoreError
-        If there is no such file, it is no store, or another process writes it.
+        If there is no such file, it is no store, another process writes it, or no result in it is
+        whole; it is then left as it is.
     """
+    with _locked(path) as (store, _), schema.guarded(store):
+        return _salvage(store)
+
+
+@contextmanager
+def _locked(path: str | os.PathLike[str]) -> Iterator[tuple[Path, bool]]:
+    """Keep writers away; give the file without symbolic links, and whether it has POSIX locks."""
     store = Path(path).resolve()
     schema.check_place(store)
     if not store.exists():
@@ -62,39 +96,66 @@ def salvage(path: str | os.PathLike[str]) -> int:
     lock = WriterLock.acquire(store)
     try:
         schema.check_header(store, is_repaired=True)
-        with schema.guarded(store):
-            n_kept = _salvage(store)
+        yield store, lock.has_posix_locks
     except OSError as error:
         raise StoreError(f"{store}: cannot be salvaged: {error.strerror}") from error
     finally:
         lock.release()
-    return n_kept
+
+
+def _n_whole(store: Path, *, has_locks: bool) -> int:
+    """Count the results of a sound store; of a torn commit only a copy is rolled back."""
+    if not schema.journal_of(store).exists():
+        with closing(schema.connect_reader(store, has_locks=has_locks)) as db:
+            schema.check_size(db, store)
+            return soundness.check(db, store)
+    scratch = store.with_name(f"{store.name}.scratch")
+    try:
+        _copy_with_journal(store, scratch)
+        with closing(sqlite3.connect(scratch, isolation_level=None)) as db:
+            schema.check_size(db, scratch)
+            return soundness.check(db, store)
+    finally:
+        _remove(scratch)
 
 
 def _salvage(store: Path) -> int:
     new, scratch = (store.with_name(f"{store.name}.{kind}") for kind in ("salvaged", "scratch"))
     try:
-        _copy_padded(store, scratch)
+        _copy_with_journal(store, scratch)
+        _pad(scratch)
         new.unlink(missing_ok=True)
         with closing(sqlite3.connect(new, isolation_level=None)) as target:
             schema.create_tables(target)
             with closing(sqlite3.connect(scratch, isolation_level=None)) as source:
                 n_kept = _copy(source, target)
+        if not n_kept:
+            raise StoreError(
+                f"{store}: no result in it is whole, so there is nothing to keep; it was left as "
+                "it is; to start over, move it away"
+            )
         aside = _keep_aside(store)
         os.replace(new, store)
     finally:
-        for leftover in (new, scratch):
-            leftover.unlink(missing_ok=True)
-            schema.journal_of(leftover).unlink(missing_ok=True)
+        _remove(new)
+        _remove(scratch)
     _LOG.warning("%s was damaged: %d results were whole and kept; see %s", store, n_kept, aside)
     return n_kept
 
 
-def _copy_padded(store: Path, scratch: Path) -> None:
-    """Copy the file with its journal, at its full size: SQLite refuses to open a shorter one."""
+def _remove(database: Path) -> None:
+    for leftover in (database, schema.journal_of(database)):
+        leftover.unlink(missing_ok=True)
+
+
+def _copy_with_journal(store: Path, scratch: Path) -> None:
     shutil.copyfile(store, scratch)
     if schema.journal_of(store).exists():
         shutil.copyfile(schema.journal_of(store), schema.journal_of(scratch))
+
+
+def _pad(scratch: Path) -> None:
+    """Bring a file to its full size: SQLite refuses to open a shorter one."""
     with scratch.open("r+b") as file:
         header = file.read(100)
         page_bytes = struct.unpack_from(">H", header, 16)[0]

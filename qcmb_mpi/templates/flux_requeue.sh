@@ -15,7 +15,7 @@ code=$?
 @status
 case $state in
   complete) exit 0 ;;
-  failed) exit 1 ;;
+  failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
 case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75

@@ -20,4 +20,4 @@ case $state:$code in
   *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
   incomplete:*) exit 75 ;; # -Q "75": LSF puts the job back into the queue
 esac
-exit 1
+exit 1 # failed; or stuck: a job's time is too short for a task

@@ -19,4 +19,4 @@ case $state:$code in
   *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
   incomplete:*) exit 99 ;; # Grid Engine puts the job back into the queue
 esac
-exit 1
+exit 1 # failed; or stuck: a job's time is too short for a task

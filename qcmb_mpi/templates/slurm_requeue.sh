@@ -10,7 +10,6 @@
 
 @settings
 max_restarts=20
-
 rm -f "$summary"
 @{prepare}@{launch}@run &
 child=$!
@@ -21,7 +20,7 @@ done
 @status
 case $state in
   complete) exit 0 ;;
-  failed) exit 1 ;;
+  failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
 case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75

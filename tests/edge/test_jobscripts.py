@@ -198,7 +198,7 @@ if [ -n "$WAIT_FOR_USR1" ]; then
   touch started
   for _ in $(seq 600); do [ -e warned ] && break; sleep 0.05; done
 fi
-[ -z "$STATUS" ] || echo "{{\\"status\\": \\"$STATUS\\", \\"failed\\": []}}" >input.run.json
+[ -z "$STATUS" ] || echo "{{\\"status\\": \\"$STATUS\\"$NEEDED}}" >input.run.json
 exit "${{CODE:-0}}"
 """
 MPIEXEC = """#!/bin/bash
@@ -332,6 +332,22 @@ def test_what_would_end_in_the_same_way_is_not_tried_again(
     ended = start(stage, text, STATUS="incomplete", CODE=str(code)).wait(timeout=60)
     assert ended in (1, code)
     assert called(stage) == ""
+
+
+@pytest.mark.parametrize("scheduler", AGAIN)
+def test_a_job_too_short_for_any_task_is_not_tried_again(scheduler: str, stage: Path) -> None:
+    text = ready(f"{scheduler}/requeue.sh", stage)
+    needed = {"NEEDED": ', "needed_walltime_s": 9000.0'}
+    assert start(stage, text, STATUS="incomplete", CODE="75", **needed).wait(timeout=60) == 1
+    assert called(stage) == ""
+
+
+@pytest.mark.parametrize("word", ["--fresh", "--no-store"])
+def test_a_job_that_would_start_from_nothing_for_ever_is_refused(word: str) -> None:
+    options = ["--threads", "2", word]
+    with pytest.raises(InputError, match=f"--requeue: with {word} the job would start from noth"):
+        render_jobscript("pbs", "w.json", options=options, job=JobOptions(is_requeued=True))
+    assert word in render_jobscript("pbs", "w.json", options=options)
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])

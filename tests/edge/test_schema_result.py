@@ -316,6 +316,18 @@ def test_records_are_kept_where_the_protocols_ask(version: int) -> None:
     )
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_remedies_are_named_and_change_nothing_else(tmp_path: Path, version: int) -> None:
+    data = document("energy", {"bsse_type": "cp"}) | {"schema_version": version}
+    files = []
+    for remedies in ({}, {"b": 1, "a": 2}):
+        schema.write_result(ours(data, remedies=remedies)[1], tmp_path / "out.json")
+        files.append((tmp_path / "out.json").read_bytes())
+    plain, told = (json.loads(file)["provenance"] for file in files)
+    assert told == plain | {"remedies": {"a": 2, "b": 1}}
+    assert schema.strip_volatile(files[0]) == schema.strip_volatile(files[1])
+
+
 def test_model_instances_give_the_same_result_as_plain_data() -> None:
     data = document("energy", {"bsse_type": ["cp", "vmfc"], "max_nbody": 2})
     plain_result = ours(data)[1].model_dump()

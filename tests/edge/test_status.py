@@ -135,6 +135,24 @@ def test_a_result_alone_is_complete(tmp_path: Path) -> None:
     assert status_of(path)["state"] == "unknown"
 
 
+@pytest.mark.parametrize("name", ["water.store.sqlite", "water.run.json", "water.result.json"])
+def test_of_a_run_with_a_damaged_store_the_summary_is_told(tmp_path: Path, name: str) -> None:
+    store = make_store(tmp_path, status="complete")
+    os.truncate(store, store.stat().st_size - 5000)
+    with pytest.raises(StoreError, match="the store is damaged"):
+        status_of(store)
+    make_summary_file(tmp_path)
+    (tmp_path / "water.result.json").write_text(json.dumps(make_result()))
+    status = status_of(tmp_path / name)
+    assert (status["state"], status["n_done"]) == ("complete", 14)
+    lines = format_status(status).splitlines()
+    assert lines[:2] == ["water: complete (serial)", "  14 of 14 tasks done (100 %), 4 reused"]
+    assert "the result does not need it any more, but its store cannot be read: " in lines[-1]
+    assert "python -m qcmb_mpi repair " in lines[-1]
+    make_summary_file(tmp_path, status="failed")
+    assert format_status(status_of(store)).splitlines()[-1].startswith("  its store cannot be read")
+
+
 def test_looking_does_not_touch_the_store(tmp_path: Path) -> None:
     path = make_store(tmp_path)
     before = path.read_bytes()

@@ -68,8 +68,7 @@ def test_an_xyz_file_is_run_from_end_to_end(here: Path) -> None:
     assert written == {"he.xyz", *standard, "page.html", "trace.json", "events.jsonl"}
     assert Path("page.html").read_text().startswith("<!DOCTYPE html>")
     assert len([e for e in read_any("trace.json") if e.get("ph") == "X"]) == 10
-    lines = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
-    assert len(lines) > 10
+    assert '"TasksDone"' in Path("events.jsonl").read_text()
     assert set(read(Path("he.run.json"))["files"]) == {
         *("result", "summary", "store", "report", "trace", "events")
     }
@@ -340,10 +339,10 @@ def test_jobscript(capfd: pytest.CaptureFixture[str], scheduler: str, n_nodes: s
 
 
 def test_jobscript_that_goes_back_into_the_queue(capfd: pytest.CaptureFixture[str]) -> None:
-    words = ("jobscript", "slurm", "in.json", "--requeue", "--fresh")
+    words = ("jobscript", "slurm", "in.json", "--requeue", "--remedies")
     code, script, _ = call(capfd, *words)
     assert code == 0
-    assert "options=(--fresh)" in script
+    assert "options=(--remedies)" in script
     assert "requeue" in script
 
 

@@ -18,7 +18,7 @@ from qcmb_mpi.inputs.documents import strip_volatile
 from tests.launch.jobs import command, environment, read, run, started, unmeasured, wait_until
 from tests.launch.test_run import FLAKY, helium, write
 
-SMALL_KIB = 72  # an empty store has 52
+SMALL_KIB = 96  # an empty store has 52
 SMALL_DISK_KIB = 150  # a journal, the input and the lock want room too
 N_TASKS = 2 * (10 + 45 + 120)
 WORDS = ("--workers", "2", *FLAKY)

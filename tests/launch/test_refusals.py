@@ -74,6 +74,14 @@ def test_wrong_options_are_named(capfd: pytest.CaptureFixture[str], words: list[
     assert_refused(call(capfd, "run", source, "--executor", "serial", *words), words[0])
 
 
+@pytest.mark.parametrize("word", ["--fresh", "--no-store"])
+def test_a_job_that_starts_from_nothing_for_ever_is_refused(
+    capfd: pytest.CaptureFixture[str], word: str
+) -> None:
+    words = ("jobscript", "lsf", "in.json", word, "--requeue")
+    assert_refused(call(capfd, *words), "--requeue", f"leave {word} out")
+
+
 def test_a_bug_of_ours_is_exit_code_70_with_what_to_do(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,4 +71,7 @@ def test_remedies_are_asked_for_and_told(tmp_path: Path) -> None:
     assert reused["n_reused"] == summary["n_computed"], again.stderr
     assert reused["remedies"] == summary["remedies"]
     assert again.stderr.count("converged only with other keywords") == 1
+    told = read(folders[1] / "in.result.json")["provenance"]
+    assert told["remedies"] == summary["remedies"]
+    assert "remedies" not in read(folders[0] / "in.result.json")["provenance"]
     assert energy(folders[1]) == pytest.approx(energy(folders[0]), abs=1e-8)

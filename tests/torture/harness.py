@@ -193,7 +193,10 @@ class _Scene:
             laws.require("repair" in said, f"the way to repair it is not told: {said}")
             code, said = self._wait(self._popen(command("repair", self._store.name)), ())
             self._note(f"repair: exit code {code}: {said.strip()}")
-            laws.require(code == 0, f"repair gives exit code {code}: {said}")
+            if code == 2 and "no result in it is whole" in said:
+                self._store.unlink()  # as it says
+            else:
+                laws.require(code == 0, f"repair gives exit code {code}: {said}")
 
     def _run(self, pool: Pool, events: Sequence[Event], exits: frozenset[int] | None) -> int:
         before = laws.stored(self._store, self._folder / "in.json")
