@@ -103,9 +103,16 @@ class Checked:
         return self.step(m.SpaceAdded(space, classes, **more))  # type: ignore[arg-type]
 
     def done(
-        self, agent: int, *tasks: int, space: int = 0, seconds: float = 1.0
+        self, agent: int, *tasks: int, space: int = 0, seconds: float = 1.0, peak_bytes: int = 0
     ) -> list[m.Command]:
-        event = m.TasksDone(agent, space, ids(*tasks), np.full(len(tasks), seconds))
+        n = len(tasks)
+        event = m.TasksDone(
+            agent,
+            space,
+            ids(*tasks),
+            np.full(n, seconds),
+            np.full(n if peak_bytes else 0, peak_bytes),
+        )
         return self.step(event, after_s=0.01)
 
     def fail(

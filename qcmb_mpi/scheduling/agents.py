@@ -153,10 +153,10 @@ class Agent:
         return sum(self._largest(books))
 
     def room_bytes(self, books: Mapping[int, Ledger]) -> int:
-        """Return the largest task that it, having a limit, could be given now."""
+        """Return the largest task that it, having a limit, could be given now; negative: none."""
         largest = self._largest(books)
         free = self.memory_bytes - sum(largest)
-        return free + (largest[-1] if len(largest) == self.n_slots else 0)
+        return free + (largest[-1] if free >= 0 and len(largest) == self.n_slots else 0)
 
     def n_fitting(self, task_bytes: int, n: int, books: Mapping[int, Ledger]) -> int:
         """Return how many of up to ``n`` tasks of a size it, having a limit, could be given now."""
@@ -165,6 +165,8 @@ class Agent:
         if top * self.n_slots <= self.memory_bytes:
             return n
         free = self.memory_bytes - sum(largest)
+        if free < 0:
+            return 0
         for n_given in range(n):
             replaced = 0 if len(largest) < self.n_slots else largest[-1]
             if task_bytes <= replaced:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Vector = NDArray[np.float64]
 
@@ -34,12 +34,17 @@ _FORMULA_ERROR = 0.06
 _TASK_ERROR = 0.2
 _FREEDOM = 4.0
 _N_STEPS = 12
-# What an earlier run learnt may have changed by; on another processor, by far more.
-_AGEING = np.array([0.3, 0.1, 0.02])
-_STRANGER = np.array([1.0, 1.0, 0.02])
+# By how much log a, log c, p may have changed since an earlier run, from one number of threads to
+# another (how much they gain is known roughly), and from one processor to another.
+SINCE_THEN = np.array([0.3, 0.1, 0.02])
+OTHER_THREADS = np.array([1.0, 0.8, 0.02])
+OTHER_MACHINE = np.array([1.0, 1.0, 0.02])
 _REFIT_GROWTH = 1.05
 _STEEPEST = 3.0
 _MARGIN = 1.05
+_LARGEST_LOG = 50.0  # of seconds; no power is larger than the second number
+_LARGEST_POWER = 10.0
+_LARGEST_BYTES = 1e18
 _N_TRUSTED = 3
 _N_MANY = 10
 
@@ -53,11 +58,12 @@ class LogStatistics:
         What the measured times are divided by first.
     """
 
-    __slots__ = ("_lowest", "_m2", "mean", "n", "peak_bytes", "prior_s")
+    __slots__ = ("_lowest", "_m2", "mean", "n", "n_peaks", "peak_bytes", "prior_s")
 
     def __init__(self, prior_s: float) -> None:
         self.prior_s = prior_s
         self.peak_bytes = 0
+        self.n_peaks = 0
         self.n = 0
         self.mean = 0.0
         self._lowest = math.inf
@@ -79,6 +85,11 @@ class LogStatistics:
     def typical(self) -> float:
         """The mean; of a few tasks near the shortest, for the first in a slot may be slow."""
         return self.mean if self.n >= _N_MANY else min(self.mean, self._lowest + _TASK_ERROR)
+
+    @property
+    def factor(self) -> float:
+        """By what one of the tasks takes longer than ``prior_s``, on average."""
+        return math.exp(self.mean + 0.5 * min(self.variance, 1.0))
 
     @property
     def variance(self) -> float:
@@ -106,24 +117,29 @@ class TimeCurve:
     Parameters
     ----------
     known : mapping, optional
-        :meth:`as_dict` of an earlier run.
-    is_same_machine : bool
-        Whether that was on a processor of this kind.
+        :meth:`as_dict` of another curve.
+    doubt : ndarray, shape (3,)
+        How far that may be off here: :data:`SINCE_THEN`, :data:`OTHER_THREADS` or
+        :data:`OTHER_MACHINE`. Only with the first its measured tasks count as ours.
     """
 
     def __init__(
-        self, known: Mapping[str, Any] | None = None, *, is_same_machine: bool = True
+        self, known: Mapping[str, Any] | None = None, *, doubt: Vector = SINCE_THEN
     ) -> None:
         self._members: list[LogStatistics] = []
         self.n = 0
         self.n_before = 0
+        self._is_told = known is not None
         self._before = _Fit(_MEAN, np.diag(_DEVIATION**2), _FORMULA_ERROR)
         if known is not None:
             mean, covariance = _vector(known["mean"], (3,)), _vector(known["covariance"], (3, 3))
             np.linalg.cholesky(covariance)
-            doubt = _AGEING if is_same_machine else _STRANGER
-            self._before = _Fit(mean, covariance + np.diag(doubt**2), float(known["residual"]))
-            self.n_before = int(known["n"]) if is_same_machine else 0
+            _number(np.abs(mean[:2]).max(), 0.0, _LARGEST_LOG)
+            _number(mean[2], 0.0, _LARGEST_POWER)
+            residual = _number(known["residual"], 0.0, _LARGEST_LOG)
+            self._before = _Fit(mean, covariance + np.diag(doubt**2), residual)
+            n = int(_number(known["n"], 0.0, _LARGEST_BYTES))
+            self.n_before = n if doubt is SINCE_THEN else 0
         self._fit = self._before
         self._fitted_at = 0
 
@@ -136,27 +152,28 @@ class TimeCurve:
         self.n += n
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether anything was measured on such a machine."""
-        return self.n + self.n_before > 0
+    def n_known(self) -> int:
+        """Tasks that were measured on such a machine, now and before."""
+        return self.n + self.n_before
 
     @property
     def has_opinion(self) -> bool:
         """Whether it tells more than the formula."""
-        return self.n > 0 or self._before.mean is not _MEAN
+        return self.n > 0 or self._is_told
 
-    def seconds(self, prior_s: float) -> float:
-        """Return the seconds to be expected of a task predicted to take ``prior_s``.
+    def seconds(self, prior_s: Vector) -> Vector:
+        """Return the seconds to be expected of tasks predicted to take ``prior_s``, shape (m,).
 
         In steps of 1 %: the order of tasks is not to turn on less.
         """
-        x = _log(prior_s)
-        return prior_s * math.exp(round(float(_curve(self._current().mean, x)[0][0] - x[0]), 2))
+        x = np.log(np.maximum(prior_s, _TINY_S))
+        expected: Vector = prior_s * np.exp(np.round(_value(self._current().mean, x) - x, 2))
+        return expected
 
     def relative_error(self, prior_s: float) -> float:
         """Return by what share such a task's time is typically missed."""
         fit = self._current()
-        slope = _curve(fit.mean, _log(prior_s))[1][0]
+        slope = _curve(fit.mean, np.array([_log(prior_s)]))[1][0]
         variance = float(slope @ fit.covariance @ slope) + fit.residual**2
         return math.expm1(min(math.sqrt(variance), 3.0))
 
@@ -167,7 +184,7 @@ class TimeCurve:
             "mean": [round(x, 6) for x in fit.mean.tolist()],
             "covariance": [[float(f"{x:.6g}") for x in row] for row in fit.covariance.tolist()],
             "residual": round(fit.residual, 6),
-            "n": self.n + self.n_before,
+            "n": self.n_known,
         }
 
     def _current(self) -> _Fit:
@@ -177,8 +194,8 @@ class TimeCurve:
         return self._fit
 
 
-def _log(prior_s: float) -> Vector:
-    return np.array([math.log(max(prior_s, _TINY_S))])
+def _log(prior_s: float) -> float:
+    return math.log(max(prior_s, _TINY_S))
 
 
 def _vector(values: Any, shape: tuple[int, ...]) -> Vector:
@@ -188,16 +205,28 @@ def _vector(values: Any, shape: tuple[int, ...]) -> Vector:
     return array
 
 
+def _number(value: Any, least: float, most: float) -> float:
+    number = float(value)
+    if not least <= number <= most:
+        raise ValueError(f"{value} is not within {least} and {most}")
+    return number
+
+
+def _value(parameters: Vector, x: Vector) -> Vector:
+    """Return ``log(a + c w^p)`` at ``x = log w``."""
+    value: Vector = np.logaddexp(parameters[0], parameters[1] + parameters[2] * x)
+    return value
+
+
 def _curve(parameters: Vector, x: Vector) -> tuple[Vector, Vector]:
     """Return ``log(a + c w^p)`` at ``x = log w``, and its derivatives, shape (m, 3)."""
-    offset, power = parameters[0], parameters[1] + parameters[2] * x
-    value = np.logaddexp(offset, power)
-    share = np.exp(power - value)
+    value = _value(parameters, x)
+    share = np.exp(parameters[1] + parameters[2] * x - value)
     return value, np.column_stack([1 - share, share, share * x])
 
 
 def _fitted(members: Iterable[LogStatistics], before: _Fit) -> _Fit:
-    rows = np.array([(_log(each.prior_s)[0], each.typical, each.n) for each in members])
+    rows = np.array([(_log(each.prior_s), each.typical, each.n) for each in members])
     x, y = rows[:, 0], rows[:, 0] + rows[:, 1]
     variance = _FORMULA_ERROR**2 + _TASK_ERROR**2 / rows[:, 2]
     stiffness = np.linalg.inv(before.covariance)
@@ -209,18 +238,19 @@ def _fitted(members: Iterable[LogStatistics], before: _Fit) -> _Fit:
         # An outlier is what is far off while most are not.
         spread = variance + float(np.median(rest**2))
         weight = (_FREEDOM + 1) / (_FREEDOM + rest**2 / spread) / spread
-        precision = stiffness + (slope * weight[:, None]).T @ slope
-        pull = slope.T @ (weight * rest) - stiffness @ (mean - before.mean)
+        # Without BLAS, whose threads wait for cores that tasks are busy on.
+        precision = stiffness + np.einsum("mi,mj->ij", slope * weight[:, None], slope)
+        pull = (slope * (weight * rest)[:, None]).sum(axis=0) - stiffness @ (mean - before.mean)
         mean = mean + np.clip(np.linalg.solve(precision, pull), -1.0, 1.0)
-    rest = y - _curve(mean, x)[0]
+    rest = y - _value(mean, x)
     # Half a dozen classes' worth of belief in the formula's own error.
-    residual = math.sqrt((6 * before.residual**2 + float(rest @ rest)) / (6 + len(rest)))
+    residual = math.sqrt((6 * before.residual**2 + float((rest**2).sum())) / (6 + len(rest)))
     return _Fit(mean, np.linalg.inv(precision), residual)
 
 
 def _start(mean: Vector, x: Vector, y: Vector) -> Vector:
     """Scale both terms so that half of the classes lie above: steps are few and short then."""
-    shift = float(np.median(y - _curve(mean, x)[0]))
+    shift = float(np.median(y - _value(mean, x)))
     started: Vector = mean + np.array([shift, shift, 0.0])
     return started
 
@@ -236,12 +266,10 @@ class PeakEnvelope:
 
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
         known = known or {}
-        low, high = known.get("low", (0.0, 0.0)), known.get("high", (0.0, 0.0))
         # (predicted, measured) of the smallest and the largest that were measured.
-        self._low = (float(low[0]), float(low[1]))
-        self._high = (float(high[0]), float(high[1]))
-        self._excess = float(known.get("excess", 0.0))
-        self._ratio = float(known.get("ratio", 1.0))
+        self._low, self._high = _point(known.get("low")), _point(known.get("high"))
+        self._excess = _number(known.get("excess", 0.0), 0.0, _LARGEST_BYTES)
+        self._ratio = _number(known.get("ratio", 1.0), 1.0, _LARGEST_BYTES)
 
     def note(self, prior_bytes: float, peak_bytes: float) -> None:
         """Learn from the peak of a task that was predicted to need ``prior_bytes``."""
@@ -253,13 +281,15 @@ class PeakEnvelope:
             self._low = point
         self._high = max(self._high, point)
 
-    def bytes_of(self, prior_bytes: float) -> int:
-        """Return what a task predicted to need ``prior_bytes`` may need by all that is known."""
-        known = min(prior_bytes + self._excess, prior_bytes * self._ratio)
-        beyond = prior_bytes - self._high[0]
-        if self._high[0] and beyond > 0:
-            known = max(known, self._high[1] + self._slope() * beyond)
-        return math.ceil(known)
+    def bytes_of(self, prior_bytes: ArrayLike) -> NDArray[np.int64]:
+        """Return what tasks predicted to need ``prior_bytes`` may need by all that is known."""
+        prior = np.asarray(prior_bytes, dtype=np.float64)
+        known = np.minimum(prior + self._excess, prior * self._ratio)
+        beyond = prior - self._high[0]
+        if self._high[0]:
+            further = self._high[1] + self._slope() * beyond
+            known = np.where(beyond > 0, np.maximum(known, further), known)
+        return np.ceil(known).astype(np.int64)
 
     def as_dict(self) -> dict[str, Any]:
         """Give what another run can start from, in plain data."""
@@ -275,10 +305,14 @@ class PeakEnvelope:
         return min(max(1.0, (self._high[1] - self._low[1]) / span), _STEEPEST)
 
 
-def peak_of(member: LogStatistics | None, envelope: PeakEnvelope | None, prior_bytes: int) -> int:
-    """Return the bytes to count on for a class: its own peaks once there are a few of them."""
-    expected = prior_bytes if envelope is None else envelope.bytes_of(prior_bytes)
-    if member is None or not member.peak_bytes:
+def _point(values: Any) -> tuple[float, float]:
+    first, second = (0.0, 0.0) if values is None else values
+    return _number(first, 0.0, _LARGEST_BYTES), _number(second, 0.0, _LARGEST_BYTES)
+
+
+def peak_of(member: LogStatistics, expected: int) -> int:
+    """Return the bytes to count on for a measured class: its own peaks once there are a few."""
+    if not member.peak_bytes:
         return expected
     own = math.ceil(member.peak_bytes * _MARGIN)
-    return own if member.n >= _N_TRUSTED else max(own, expected)
+    return own if member.n_peaks >= _N_TRUSTED else max(own, expected)

@@ -6,20 +6,29 @@ Rules of this file
    by class, and correct the rest of a family by calibration.py.
 2. Learning is deterministic: the same observations in the same order give the same estimates.
 3. What is kept for another run is of families, never of molecules.
+4. Seconds are of the threads that a task has. A family with another number of them is a family of
+   its own, which leans on the first until it is measured itself.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcmb_mpi.scheduling.calibration import LogStatistics, PeakEnvelope, TimeCurve, peak_of
+from qcmb_mpi.scheduling.calibration import (
+    OTHER_MACHINE,
+    OTHER_THREADS,
+    SINCE_THEN,
+    LogStatistics,
+    PeakEnvelope,
+    TimeCurve,
+    peak_of,
+)
 from qcmb_mpi.scheduling.scaling import (
     FAMILIES,
     Scaling,
@@ -32,12 +41,13 @@ from qcmb_mpi.scheduling.scaling import (
     seconds_of,
 )
 
+if TYPE_CHECKING:
+    from qcmb_mpi.scheduling.messages import TaskClass
+
 __all__ = [
     "FAMILIES",
     "CostEstimate",
     "CostModel",
-    "Distribution",
-    "LoadBalancer",
     "Scaling",
     "TaskSize",
     "Term",
@@ -48,6 +58,8 @@ __all__ = [
 
 CALIBRATION_VERSION = 1
 _TINY_S = 1e-7
+_THREADS = " x "
+_THREADS_ERROR = 0.35  # of what threads gain, where they were not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +91,8 @@ class CostModel:
     calibration : mapping, optional
         :meth:`as_dict` of an earlier run; of another version, or damaged, it is ignored.
     machine : str
-        What times depend on besides the task: processor and threads. A calibration of another
-        machine is doubted in seconds, not in how they grow.
+        What times depend on besides the task and its threads: the processor. A calibration of
+        another machine is doubted in seconds, not in how they grow.
     """
 
     def __init__(
@@ -136,7 +148,7 @@ class CostModel:
             return
         self._errors.add(times, self.cost_s(key, prior_s, family=family))
         prior_s = max(prior_s, _TINY_S)
-        curve = self._curves.setdefault(family, TimeCurve())
+        curve = self._curves.get(family) or self._new_curve(family)
         own = self._classes.get(key)
         if own is None:
             own = self._classes[key] = LogStatistics(prior_s)
@@ -147,6 +159,7 @@ class CostModel:
         peaks = np.asarray(peak_bytes, dtype=np.int64).reshape(-1)
         if len(peaks) and peaks.max() > 0:
             own.peak_bytes = max(own.peak_bytes, int(peaks.max()))
+            own.n_peaks += int(np.count_nonzero(peaks))
             if prior_bytes > 0:
                 envelope = self._envelopes.setdefault(family, PeakEnvelope())
                 envelope.note(prior_bytes, own.peak_bytes)
@@ -157,41 +170,75 @@ class CostModel:
         return 0 if own is None else own.n
 
     def is_family_calibrated(self, family: Hashable) -> bool:
-        """Tell whether any class of a family was ever measured on such a machine."""
-        curve = self._curves.get(family)
-        return curve is not None and curve.is_calibrated
+        """Tell whether a family was ever measured on such a machine, with any threads."""
+        return self.n_known(self.source_of(family)) > 0
 
     def n_known(self, family: Hashable) -> int:
-        """Return how many tasks, of this run and of earlier ones, calibrate a family."""
+        """Return how many tasks of a family were measured, by this run and by earlier ones."""
         curve = self._curves.get(family)
-        return 0 if curve is None else curve.n + curve.n_before
+        return 0 if curve is None else curve.n_known
+
+    def source_of(self, family: Hashable) -> Hashable:
+        """Return what a family is predicted by: itself, or one that differs in threads alone."""
+        curve = self._curves.get(family)
+        if not isinstance(family, str) or (curve is not None and curve.n_known):
+            return family
+        stem = _without_threads(family)
+        kin = [
+            name
+            for name, each in self._curves.items()
+            if isinstance(name, str) and _without_threads(name) == stem and each.n_known
+        ]
+        return max(kin, key=lambda name: (self.n_known(name), name), default=family)
 
     def cost_s(self, key: Hashable, prior_s: float, *, family: Hashable = None) -> float:
         """Return the expected seconds of a task of a class, by all that is known."""
         prior_s = max(prior_s, _TINY_S)
-        own, curve = self._classes.get(key), self._curves.get(family)
+        own = self._classes.get(key)
         if own is not None:
-            return prior_s * math.exp(own.mean + 0.5 * min(own.variance, 1.0))
-        if curve is None or not curve.has_opinion:
-            return prior_s
-        return curve.seconds(prior_s)
+            return prior_s * own.factor
+        return float(self._family_s(family, np.array([prior_s]))[0])
 
     def memory_bytes(self, key: Hashable, prior_bytes: int, *, family: Hashable = None) -> int:
         """Return the bytes to count on for a class; 0, which is unknown, stays 0."""
         if not prior_bytes:
             return 0
-        return peak_of(self._classes.get(key), self._envelopes.get(family), prior_bytes)
+        expected = int(self._family_bytes(family, np.array([prior_bytes]))[0])
+        own = self._classes.get(key)
+        return expected if own is None else peak_of(own, expected)
+
+    def costs_s(self, classes: Sequence[TaskClass]) -> NDArray[np.float64]:
+        """Return :meth:`cost_s` of many classes at once, shape (n_classes,)."""
+        prior_s = np.maximum([each.cost_s for each in classes], _TINY_S)
+        expected_s = prior_s.copy()
+        for family, places in _by_family(classes):
+            expected_s[places] = self._family_s(family, prior_s[places])
+        for place, own in self._measured(classes):
+            expected_s[place] = prior_s[place] * own.factor
+        return expected_s
+
+    def peaks_bytes(self, classes: Sequence[TaskClass]) -> NDArray[np.int64]:
+        """Return :meth:`memory_bytes` of many classes at once, shape (n_classes,)."""
+        prior_bytes = np.array([each.memory_bytes for each in classes], dtype=np.int64)
+        expected = prior_bytes.copy()
+        for family, places in _by_family(classes):
+            expected[places] = self._family_bytes(family, prior_bytes[places])
+        for place, own in self._measured(classes):
+            expected[place] = peak_of(own, int(expected[place]))
+        return np.where(prior_bytes > 0, expected, 0)
 
     def estimate(
         self, key: Hashable, prior_s: float, *, memory_bytes: int = 0, family: Hashable = None
     ) -> CostEstimate:
         """Return :meth:`cost_s` and :meth:`memory_bytes` with the error to be expected."""
-        own, curve = self._classes.get(key), self._curves.get(family)
+        source = self.source_of(family)
+        own, curve = self._classes.get(key), self._curves.get(source)
         error = self._prior_error
         if own is not None:
             error = own.spread + self._prior_error / (1 + own.n**2)
-        elif curve is not None and curve.is_calibrated:
-            error = min(error, curve.relative_error(prior_s))
+        elif curve is not None and curve.n_known:
+            doubt = 0.0 if source == family else _THREADS_ERROR
+            error = min(error, (1 + doubt) * (1 + curve.relative_error(prior_s)) - 1)
         cost_s = self.cost_s(key, prior_s, family=family)
         return CostEstimate(cost_s, self.memory_bytes(key, memory_bytes, family=family), error)
 
@@ -202,6 +249,30 @@ class CostModel:
         To about 5 %; nan when nothing was measured.
         """
         return self._errors.median
+
+    def _family_s(self, family: Hashable, prior_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the seconds of classes that have not run yet."""
+        curve = self._curves.get(self.source_of(family))
+        return prior_s if curve is None or not curve.has_opinion else curve.seconds(prior_s)
+
+    def _family_bytes(self, family: Hashable, prior: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bytes of classes that have not run yet."""
+        envelope = self._envelopes.get(family) or self._envelopes.get(self.source_of(family))
+        return prior if envelope is None else envelope.bytes_of(prior)
+
+    def _measured(self, classes: Sequence[TaskClass]) -> Iterator[tuple[int, LogStatistics]]:
+        """Yield the places of classes that have run, with what was measured."""
+        for place, each in enumerate(classes) if self._classes else ():
+            own = self._classes.get(each.key)
+            if own is not None:
+                yield place, own
+
+    def _new_curve(self, family: Hashable) -> TimeCurve:
+        """Begin with what the same tasks took with other threads."""
+        kin = self._curves.get(self.source_of(family))
+        curve = TimeCurve() if kin is None else TimeCurve(kin.as_dict(), doubt=OTHER_THREADS)
+        self._curves[family] = curve
+        return curve
 
     # ---------------------------------------------------------- from run to run
 
@@ -216,17 +287,17 @@ class CostModel:
                 families[family] = row
         return {"version": CALIBRATION_VERSION, "families": families}
 
-    def recall(self, calibration: Mapping[str, Any] | None, *, machine: str = "") -> None:
+    def recall(self, calibration: Mapping[str, Any] | None, *, machine: str | None = None) -> None:
         """Start from what an earlier run learnt; what does not read as that is left out.
 
         Parameters
         ----------
         calibration : mapping, optional
             :meth:`as_dict` of that run.
-        machine : str
-            This machine.
+        machine : str, optional
+            This machine, if that was not said before.
         """
-        self._machine = machine
+        self._machine = self._machine if machine is None else machine
         if not isinstance(calibration, Mapping):
             return
         families = calibration.get("families")
@@ -234,13 +305,31 @@ class CostModel:
             return
         for family, known in families.items():
             try:
-                is_same = known["machine"] == machine
-                curve = TimeCurve(known["seconds"], is_same_machine=is_same)
+                doubt = SINCE_THEN if known["machine"] == self._machine else OTHER_MACHINE
+                curve = TimeCurve(known["seconds"], doubt=doubt)
                 envelope = PeakEnvelope(known["bytes"])
-            except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):
-                continue
+            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+                continue  # LinAlgError is a ValueError
             self._curves[family], self._envelopes[family] = curve, envelope
             self._recalled[family] = known
+
+
+def _by_family(classes: Sequence[TaskClass]) -> Iterator[tuple[Hashable, NDArray[np.intp]]]:
+    """Yield each family with the places of its classes."""
+    numbers: dict[Hashable, int] = {}
+    family_of = np.array([numbers.setdefault(each.family, len(numbers)) for each in classes])
+    for family, number in numbers.items():
+        yield family, np.flatnonzero(family_of == number)
+
+
+def with_threads(family: str, n_threads: int) -> str:
+    """Name a family's tasks on so many threads."""
+    return family if n_threads <= 1 else f"{family}{_THREADS}{n_threads}"
+
+
+def _without_threads(family: str) -> str:
+    stem, _, n_threads = family.rpartition(_THREADS)
+    return stem if n_threads.isdigit() and stem else family
 
 
 class _ErrorHistogram:
@@ -266,122 +355,3 @@ class _ErrorHistogram:
             return math.nan
         index = int(np.searchsorted(np.cumsum(self._counts), (total + 1) / 2))
         return self._LOWEST * math.exp((index + 0.5) * self._STEP)
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """Tasks dealt out to workers.
-
-    Parameters
-    ----------
-    assignments : tuple of tuple of int
-        Indices into the costs, per worker, longest first.
-    loads_s : tuple of float
-        Predicted seconds per worker.
-    """
-
-    assignments: tuple[tuple[int, ...], ...]
-    loads_s: tuple[float, ...]
-
-    @property
-    def makespan_s(self) -> float:
-        """Predicted seconds until the last worker ends."""
-        return max(self.loads_s)
-
-    @property
-    def efficiency(self) -> float:
-        """Mean load over the largest one; 1 when there is nothing to do."""
-        top = self.makespan_s
-        return sum(self.loads_s) / (len(self.loads_s) * top) if top > 0 else 1.0
-
-
-class LoadBalancer:
-    """Estimate costs and deal tasks out, longest processing time first.
-
-    Parameters
-    ----------
-    model : CostModel, optional
-        Shares what it has learnt.
-    """
-
-    def __init__(self, model: CostModel | None = None) -> None:
-        self.model = model or CostModel()
-
-    def estimate_cost(
-        self,
-        n_basis_functions: int,
-        method: str = "hf",
-        driver: str = "energy",
-        *,
-        n_atoms: int = 0,
-        n_electrons: int = 0,
-        n_ghost_atoms: int = 0,
-    ) -> CostEstimate:
-        """Predict seconds and bytes of one task.
-
-        Parameters
-        ----------
-        n_basis_functions : int
-            Ghosts included.
-        method, driver : str
-            As in QCSchema.
-        n_atoms, n_electrons : int
-            Of the real atoms; 0 when unknown.
-        n_ghost_atoms : int
-
-        Returns
-        -------
-        CostEstimate
-        """
-        size = TaskSize(
-            *(n_basis_functions, method, driver, n_atoms),
-            n_electrons=n_electrons,
-            n_ghost_atoms=n_ghost_atoms,
-        )
-        return self._estimate(size)
-
-    def _estimate(self, size: TaskSize) -> CostEstimate:
-        return self.model.predict(size)
-
-    def distribute_work(
-        self,
-        costs: Sequence[float] | Iterable[CostEstimate],
-        n_workers: int,
-        *,
-        busy_s: Sequence[float] = (),
-    ) -> Distribution:
-        """Deal tasks to workers: always the longest one left to the least loaded worker.
-
-        Parameters
-        ----------
-        costs : sequence of float or of CostEstimate
-            Predicted seconds.
-        n_workers : int
-        busy_s : sequence of float, optional
-            Seconds for which each worker has work already; they are part of its load.
-
-        Returns
-        -------
-        Distribution
-            Without `busy_s` its makespan is at most 4/3 - 1/(3 n_workers) of the best (Graham
-            1969).
-
-        Raises
-        ------
-        ValueError
-            No workers, or not as many of `busy_s` as workers.
-        """
-        if n_workers < 1:
-            raise ValueError(f"n_workers must be at least 1, got {n_workers}")
-        if busy_s and len(busy_s) != n_workers:
-            raise ValueError(f"busy_s has {len(busy_s)} numbers for {n_workers} workers")
-        seconds = [c.cost_s if isinstance(c, CostEstimate) else float(c) for c in costs]
-        loads = [(float(busy), worker) for worker, busy in enumerate(busy_s or [0.0] * n_workers)]
-        heapq.heapify(loads)
-        lists: list[list[int]] = [[] for _ in range(n_workers)]
-        for index in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
-            load, worker = loads[0]
-            heapq.heapreplace(loads, (load + seconds[index], worker))
-            lists[worker].append(index)
-        by_worker = sorted(loads, key=lambda item: item[1])
-        return Distribution(tuple(map(tuple, lists)), tuple(load for load, _ in by_worker))

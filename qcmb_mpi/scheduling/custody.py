@@ -38,19 +38,19 @@ class Custody:
         for index in np.flatnonzero(book.stages == stage).tolist():
             queue.release(index)
             book.release(index)
-            if book.n_threads[index]:
-                tasks = book.pending(index).tolist()
-                self._pool.wide.update(dict.fromkeys([(book.space, x) for x in tasks], index))
+            if book.n_threads[index] and book.n_unsettled_of[index]:
+                self._pool.wide[book.space, index] = None
         queue.sort()
 
     def settle(self, book: Ledger, ids: Ids) -> list[int]:
         """Note that tasks are done, whoever holds them; return the holders."""
         holders = self._free(book, ids)
         book.move(ids, DONE)
-        if book.trials or self._pool.lone or self._pool.wide:
+        if book.trials or self._pool.lone:
             for task in ids.tolist():
                 book.trials.pop(task, None)
-                self._forget(book, task)
+                self._pool.lone.pop((book.space, task), None)
+        self._forget_settled(book, ids)
         return holders
 
     def give_back(self, book: Ledger, ids: Ids) -> None:
@@ -110,43 +110,38 @@ class Custody:
         return given_up
 
     def give_up_oversized(self) -> list[Quarantine]:
-        """Give up what no agent in service could hold, unless it is to have a whole host."""
-        return [
-            self._give_up(book, task, ErrorClass.RESOURCE)
-            for _, book, index in self._oversized()
-            for task in book.pending(index).tolist()
-            if (book.space, task) not in self._pool.lone
-        ]
+        """Give up what none of the first agents that a space meets could hold.
 
-    def set_apart_oversized(self) -> None:
-        """Have what only an agent could hold that is gone run alone, the largest first.
-
-        It was admitted, and what it needs is only predicted: it is not refused without a try.
+        What is admitted then is never refused without a try: what it needs is only predicted.
         """
-        for _, book, index in sorted(self._oversized(), key=lambda each: -each[0]):
-            self._pool.queues[book.space].withdraw(index)
-            for task in book.ready(index).tolist():
-                self._pool.lone.setdefault((book.space, task), "")
+        if not self._pool.agents:
+            return []
+        given_up = [
+            self._give_up(book, task, ErrorClass.RESOURCE)
+            for book, index in self._pool.oversized()
+            if not book.is_admitted
+            for task in book.pending(index).tolist()
+        ]
+        for book in self._pool.books.values():
+            book.is_admitted = True
+        return given_up
 
     # --------------------------------------------------------------- internals
 
     def _make_ready(self, book: Ledger, ids: Ids, priority: Priority) -> None:
         self._free(book, ids)
         book.move(ids, READY)
-        if book.trials or self._pool.lone or self._pool.wide or self._pool.is_short:
+        if self._pool.wide:
+            ids = ids[book.n_threads[book.class_of(ids)] == 0]
+        if book.trials or self._pool.lone:
             ids = self._set_apart(book, ids, priority)
         self._pool.queues[book.space].push(ids, priority)
 
     def _set_apart(self, book: Ledger, ids: Ids, priority: Priority) -> Ids:
-        """Queue tasks that must not go just anywhere; return the others but lone and wide ones."""
+        """Queue tasks that must not go just anywhere; return the others but lone ones."""
         plain: list[int] = []
-        lone, most_bytes = self._pool.lone, self._pool.most_bytes
-        is_short = self._pool.is_short
         for task in ids.tolist():
-            key = book.space, task
-            if is_short and book.bytes_of(task) > most_bytes:
-                lone.setdefault(key, "")
-            if key in lone or key in self._pool.wide:
+            if (book.space, task) in self._pool.lone:
                 continue
             if avoid := self._avoided(book, task):
                 self._pool.queues[book.space].push(as_ids([task]), priority, avoid=avoid)
@@ -170,29 +165,20 @@ class Custody:
         is_lone = (book.space, task) in self._pool.lone or task_bytes > self._pool.most_bytes
         return 0 if is_lone else task_bytes
 
-    def _oversized(self) -> list[tuple[int, Ledger, int]]:
-        """Return the classes that no agent in service could hold: bytes, book and class index."""
-        if not self._pool.is_short:
-            return []
-        most_bytes = self._pool.most_bytes
-        return [
-            (int(book.memory_bytes[index]), book, index)
-            for book in self._pool.books.values()
-            for index in np.flatnonzero(book.memory_bytes > most_bytes).tolist()
-        ]
-
     def _give_up(self, book: Ledger, task: int, error: ErrorClass) -> Quarantine:
         ids = as_ids([task])
         self._free(book, ids)
         book.move(ids, QUARANTINED)
-        self._forget(book, task)
+        self._pool.lone.pop((book.space, task), None)
+        self._forget_settled(book, ids)
         trials = book.trials.get(task, Trials())
         return Quarantine(book.space, task, error, trials.n_attempts + trials.n_deaths)
 
-    def _forget(self, book: Ledger, task: int) -> None:
-        """Note that a task needs neither a host nor an agent for itself any more."""
-        self._pool.lone.pop((book.space, task), None)
-        self._pool.wide.pop((book.space, task), None)
+    def _forget_settled(self, book: Ledger, ids: Ids) -> None:
+        """Look no longer after wide classes whose last tasks these were."""
+        for index, _ in book.groups(ids) if self._pool.wide else ():
+            if not book.n_unsettled_of[index]:
+                self._pool.wide.pop((book.space, index), None)
 
     def _free(self, book: Ledger, ids: Ids) -> list[int]:
         """Take tasks from whoever holds them; return those agents."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from qcmb_mpi.errors import IllegalEvent
 from qcmb_mpi.scheduling.agents import Agent
-from qcmb_mpi.scheduling.ledger import NOBODY
-from qcmb_mpi.scheduling.messages import Assign, Command, as_ids
+from qcmb_mpi.scheduling.ledger import NOBODY, Counts, Ledger
+from qcmb_mpi.scheduling.messages import ASSIGNED, DONE, READY, Assign, Command, TaskState, as_ids
 from qcmb_mpi.scheduling.pool import Pool
 
 
@@ -29,7 +29,7 @@ def check_pool(pool: Pool, said: Iterable[Command], *, is_draining: bool) -> Non
         Something does not hold.
     """
     for book in pool.books.values():
-        book.check()
+        check_book(book)
         _require(not book.is_finished, "a finished space is still open")
         holders = set(np.unique(book.holders).tolist())
         _require(holders <= {NOBODY, *pool.agents}, "somebody gone holds tasks")
@@ -38,11 +38,33 @@ def check_pool(pool: Pool, said: Iterable[Command], *, is_draining: bool) -> Non
     slots = sum(agent.n_slots for agent in pool.in_service)
     _require(slots == pool.n_slots, "slots do not add up")
     _require(bool(pool.in_service) == bool(pool.agents), "every agent is set aside")
+    limits = [agent.memory_bytes or np.inf for agent in pool.in_service]
+    _require(pool.most_bytes == max(limits, default=np.inf), "the most memory is another")
     _check_lone(pool)
+    _check_wide(pool)
     for each in said:
         if isinstance(each, Assign):
             _require(not is_draining, "assigned while draining")
             _check_assign(pool, each)
+
+
+def check_book(book: Ledger) -> None:
+    """Check that a book's counters agree with its states.
+
+    Raises
+    ------
+    IllegalEvent
+        They do not.
+    """
+    name = f"space {book.space}"
+    found = Counts(*np.bincount(book.states, minlength=len(TaskState)).tolist())
+    _require(found == book.counts and found.n_tasks == book.n_tasks, f"{name}: counts disagree")
+    is_held = book.holders != NOBODY
+    _require(np.array_equal(is_held, book.states == ASSIGNED), f"{name}: holders")
+    for index, each in enumerate(book.classes):
+        states = book.states[np.asarray(each.ids, dtype=np.int64)]
+        _require((states == READY).sum() == book.n_ready_of[index], f"{name}: ready per class")
+        _require((states < DONE).sum() == book.n_unsettled_of[index], f"{name}: left per class")
 
 
 def _check_agent(pool: Pool, agent: Agent) -> None:
@@ -82,6 +104,20 @@ def _check_lone(pool: Pool) -> None:
             _require(not is_wide or agent.n_held == 1, f"a wide task has company on {place}")
 
 
+def _check_wide(pool: Pool) -> None:
+    found = {
+        (space, index)
+        for space, book in pool.books.items()
+        for index in np.flatnonzero((book.n_threads > 0) & (book.n_unsettled_of > 0)).tolist()
+        if book.n_ready_of[index]
+        or (book.states[np.asarray(book.classes[index].ids)] == ASSIGNED).any()
+    }
+    _require(found <= set(pool.wide), "a wide class is forgotten")
+    for space, index in pool.wide:
+        book = pool.books.get(space)
+        _require(book is not None and book.n_unsettled_of[index], "a wide class is over")
+
+
 def _lone_held(pool: Pool, agent: Agent) -> int:
     return sum(pool.books[space].holders[task] == agent.number for space, task in pool.lone)
 
@@ -96,28 +132,22 @@ def _check_assign(pool: Pool, command: Assign) -> None:
         _require(len(keys) == 1 and keys[0] in pool.lone, "assigned alone what need not be")
     else:
         _require(not any(key in pool.lone for key in keys), "a lone task was assigned as any")
-    if agent.memory_bytes and not command.is_alone and not command.n_threads:
-        _check_room(pool, agent, command)
+    if agent.memory_bytes and not command.is_alone:
+        _check_room(pool, agent)
     widths = {_width(pool, key) for key in keys}
     _require(widths == {command.n_threads}, "assigned with threads that are not its own")
     _require(not command.n_threads or len(keys) == 1, "wide tasks were assigned together")
 
 
-def _check_room(pool: Pool, agent: Agent, command: Assign) -> None:
-    """Check that what was assigned fits, or is lookahead that needs no more than what runs."""
-    held = _largest(pool, agent, "memory_bytes")
-    book = pool.books[command.space]
-    largest = int(book.memory_bytes[book.class_of(command.ids)].max())
-    fits = sum(held) <= agent.memory_bytes or largest <= held[-1]
+def _check_room(pool: Pool, agent: Agent) -> None:
+    """Check that what was assigned fits, whichever of what is held run together."""
+    fits = sum(_largest(pool, agent, "memory_bytes")) <= agent.memory_bytes
     _require(fits, f"agent {agent.number} was given more than fits")
 
 
 def _width(pool: Pool, key: tuple[int, int]) -> int:
     book = pool.books[key[0]]
-    index = int(book.class_of(as_ids([key[1]]))[0])
-    width = int(book.n_threads[index])
-    _require(pool.wide.get(key) == (index if width else None), "wide tasks do not add up")
-    return width
+    return int(book.n_threads[book.class_of(as_ids([key[1]]))[0]])
 
 
 def _require(is_met: Any, message: str) -> None:

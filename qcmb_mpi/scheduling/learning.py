@@ -4,21 +4,59 @@ Rules of this file
 ------------------
 1. Predicted memory changes for what is assigned from now on. What an agent holds when a prediction
    is raised may be more than it has room for: it gets nothing more until that is over.
-2. No prediction is raised above what the largest agent has: such a task gets that agent alone.
+2. No prediction is raised above what the large agents have: such a task gets one of them alone.
+3. A task that ran alone was told of more memory than the others, and may have used it: its peak
+   says nothing of theirs. Only where one had run out of memory before, its class learns from it:
+   better too few of them at once than a first attempt in vain for each.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.ledger import Ledger, Seconds
-from qcmb_mpi.scheduling.messages import Ids, TasksDone
+from qcmb_mpi.scheduling.messages import Ids, TaskClass, TasksDone
+from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.pool import Pool
 
+_ALIKE = 0.9
 
-def teach(model: CostModel, book: Ledger, ids: Ids, times: Seconds, event: TasksDone) -> None:
+
+def common_bytes(limits: Iterable[int]) -> float:
+    """Return the memory that the large ones of some agents have in common.
+
+    Nodes of a kind differ by a few pages: what is only thought to need all of one is to fit into
+    each.
+
+    Parameters
+    ----------
+    limits : iterable of int
+        Bytes of each agent; 0 for one without a limit.
+
+    Returns
+    -------
+    float
+        The least of those that have about as much as the largest; infinite if any has no limit,
+        or there is none.
+    """
+    known = list(limits)
+    if not known or not all(known):
+        return float("inf")
+    return min(each for each in known if each >= _ALIKE * max(known))
+
+
+def teach(
+    model: CostModel,
+    book: Ledger,
+    ids: Ids,
+    times: Seconds,
+    event: TasksDone,
+    lone: Collection[tuple[int, int]] = (),
+) -> None:
     """Show the model the new results of an event, by class.
 
     Parameters
@@ -28,34 +66,64 @@ def teach(model: CostModel, book: Ledger, ids: Ids, times: Seconds, event: Tasks
     ids, times : ndarray, shape (m,)
         Those of the event that are new.
     event : TasksDone
+    lone : collection of (int, int)
+        Space and id of tasks that had a host for themselves.
     """
     peaks = _peaks(ids, event)
+    is_alone = np.array([(book.space, task) in lone for task in ids.tolist()]) if lone else None
+    if is_alone is not None:
+        peaks = np.where(is_alone & ~_ran_short(book, ids), 0, peaks)
     for index, places in book.groups(ids):
         each = book.classes[index]
+        is_familys = is_alone is None or not is_alone[places].any()
         model.observe(
             each.key,
             times[places],
             prior_s=each.cost_s,
             family=each.family,
-            peak_bytes=peaks[places],
-            prior_bytes=each.memory_bytes,
+            peak_bytes=() if each.n_threads else peaks[places],
+            prior_bytes=each.memory_bytes if is_familys else 0,
         )
 
 
 def take_over(pool: Pool, model: CostModel) -> None:
     """Bring costs and memory in all books up to what the model knows."""
+    most_bytes = common_bytes(agent.memory_bytes for agent in pool.in_service)
     for space, book in pool.books.items():
         book.recost(model)
-        _recast(book, model, pool.most_bytes)
+        _recast(book, model, most_bytes)
         pool.largest_bytes = max(pool.largest_bytes, int(book.memory_bytes.max(initial=0)))
         pool.queues[space].sort()
 
 
+def expected_bytes(model: CostModel, classes: Sequence[TaskClass]) -> NDArray[np.int64]:
+    """Return what tasks of classes may need by all that was measured, and by what the user says.
+
+    Parameters
+    ----------
+    model : CostModel
+    classes : sequence of TaskClass
+
+    Returns
+    -------
+    ndarray of int64, shape (n_classes,)
+    """
+    floors = np.array([each.floor_bytes for each in classes], dtype=np.int64)
+    return np.maximum(model.peaks_bytes(classes), floors)
+
+
 def _recast(book: Ledger, model: CostModel, most_bytes: float) -> None:
-    for index, each in enumerate(book.classes):
-        known = model.memory_bytes(each.key, each.memory_bytes, family=each.family)
-        book.memory_bytes[index] = min(known, max(each.memory_bytes, most_bytes))
+    prior = np.array([each.memory_bytes for each in book.classes], dtype=np.int64)
+    book.memory_bytes[:] = np.minimum(
+        expected_bytes(model, book.classes), np.maximum(prior, most_bytes)
+    )
     np.minimum(book.least_bytes, book.memory_bytes, out=book.least_bytes)
+
+
+def _ran_short(book: Ledger, ids: Ids) -> NDArray[np.bool_]:
+    """Tell which tasks have run out of memory before."""
+    trials = [book.trials.get(task) for task in ids.tolist()]
+    return np.array([x is not None and x.n_alike(ErrorClass.RESOURCE) > 0 for x in trials])
 
 
 def _peaks(ids: Ids, event: TasksDone) -> NDArray[np.int64]:

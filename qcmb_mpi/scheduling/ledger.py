@@ -123,6 +123,7 @@ class Ledger:
         self.open_stages = dict.fromkeys(self.stages.tolist())
         self.n_ready_of = np.zeros(len(event.classes), dtype=np.int64)
         self.n_unsettled_of = np.zeros(len(event.classes), dtype=np.int64)
+        self.is_admitted = False  # whether there were agents to judge by what it needs
         self._n_by_state: list[int] = []
         self._doubt = prior_doubt
         self._find_classes()
@@ -192,16 +193,11 @@ class Ledger:
         for part in np.split(order, cuts):
             yield int(classes[part[0]]), part
 
-    def pending(self, index: int) -> Ids:
-        """Return the ids of a class that are waiting or ready."""
+    def pending(self, index: int, *, first: int = WAITING) -> Ids:
+        """Return the ids of a class that are waiting or ready; from ``first=READY``, ready only."""
         each = self.classes[index]
-        is_pending = self._states_of(each) <= READY
-        return as_ids(np.asarray(each.ids)[is_pending])
-
-    def ready(self, index: int) -> Ids:
-        """Return the ids of a class that could be assigned now."""
-        each = self.classes[index]
-        return as_ids(np.asarray(each.ids)[self._states_of(each) == READY])
+        states = self._states_of(each)
+        return as_ids(np.asarray(each.ids)[(states >= first) & (states <= READY)])
 
     @property
     def counts(self) -> Counts:
@@ -227,17 +223,17 @@ class Ledger:
     @property
     def ready_s(self) -> float:
         """Predicted seconds of all ready tasks."""
-        return float(self.n_ready_of @ self.cost_s)
+        return _total(self.n_ready_of, self.cost_s)
 
     @property
     def unsettled_s(self) -> float:
         """Predicted seconds of all tasks that are not done or quarantined."""
-        return float(self.n_unsettled_of @ self.cost_s)
+        return _total(self.n_unsettled_of, self.cost_s)
 
     @property
     def wide_s(self) -> float:
         """The part of them in which a task keeps a whole agent busy."""
-        return float(self.n_unsettled_of @ (self.cost_s * (self.n_threads > 0)))
+        return _total(self.n_unsettled_of, self.cost_s * (self.n_threads > 0))
 
     def story(self, task: int) -> tuple[object, ...]:
         """Return what is known of a task, for error messages."""
@@ -290,37 +286,12 @@ class Ledger:
         ``bound_s`` is what is counted on when a deadline is to be kept: a prediction that no
         measured time supports is divided by ``prior_doubt``, or nothing would ever be tried.
         """
-        n = len(self.classes)
-        self.cost_s = np.empty(n)
-        self.bound_s = np.empty(n)
-        self.n_seen = np.zeros(n, dtype=np.int64)
-        for index, each in enumerate(self.classes):
-            cost_s = model.cost_s(each.key, each.cost_s, family=each.family)
-            is_known = model.is_family_calibrated(each.family)
-            self.cost_s[index] = cost_s
-            self.bound_s[index] = cost_s if is_known else cost_s / self._doubt
-            self.n_seen[index] = model.n_seen(each.key)
-
-    def check(self) -> None:
-        """Check that counters agree with the states.
-
-        Raises
-        ------
-        IllegalEvent
-            They do not.
-        """
-        found = np.bincount(self.states, minlength=len(TaskState)).tolist()
-        _require(found == self._n_by_state and sum(found) == self.n_tasks, "counts", self.counts)
-        is_held = self.holders != NOBODY
-        _require(np.array_equal(is_held, self.states == ASSIGNED), "holders", self.space)
-        ready = np.zeros(len(self.classes), dtype=np.int64)
-        unsettled = np.zeros(len(self.classes), dtype=np.int64)
-        for index, each in enumerate(self.classes):
-            states = self._states_of(each)
-            ready[index] = np.count_nonzero(states == READY)
-            unsettled[index] = np.count_nonzero(states < DONE)
-        _require(np.array_equal(ready, self.n_ready_of), "ready per class", self.space)
-        _require(np.array_equal(unsettled, self.n_unsettled_of), "left per class", self.space)
+        families = [each.family for each in self.classes]
+        is_known = {family: model.is_family_calibrated(family) for family in set(families)}
+        doubts = [1.0 if is_known[family] else self._doubt for family in families]
+        self.cost_s = model.costs_s(self.classes)
+        self.bound_s = self.cost_s / np.array(doubts)
+        self.n_seen = np.array([model.n_seen(each.key) for each in self.classes], dtype=np.int64)
 
     # -------------------------------------------------------------- internals
 
@@ -394,12 +365,12 @@ def _index(each: TaskClass) -> slice | NDArray[Any]:
     return np.asarray(ids)
 
 
+def _total(counts: NDArray[np.int64], seconds: Seconds) -> float:
+    """Sum up without BLAS, whose threads wait for cores that tasks are busy on."""
+    return float(np.add.reduce(counts * seconds))
+
+
 def _bounds(each: TaskClass) -> tuple[int, int]:
     if isinstance(each.ids, range):
         return min(each.ids[0], each.ids[-1]), max(each.ids[0], each.ids[-1])
     return int(each.ids.min()), int(each.ids.max())
-
-
-def _require(is_met: bool, what: str, *story: object) -> None:
-    if not is_met:
-        raise IllegalEvent(f"invariant broken: {what} disagree", story=story)

@@ -4,7 +4,8 @@ Rules of this file
 ------------------
 1. A host is the agents that share its memory. What is reserved gets no other work; when it holds
    nothing the task is assigned; when that attempt is over, however it ended, it is free again.
-2. While other tasks are ready at most one host is reserved; otherwise one for each lone task.
+2. While other tasks are ready at most one host is reserved; otherwise one for each lone task. What
+   no agent could hold joins these one by one, when a host is free: nothing is kept per task.
 3. What is asked of a host's memory is not looked at: it is all there is.
 4. Wide tasks go before others, the longest first, as many at once as there are agents; a wide task
    that must be alone has a host.
@@ -13,6 +14,8 @@ Rules of this file
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import NOBODY, Ledger
@@ -34,7 +37,7 @@ class _Stay:
 
 
 class LoneTasks:
-    """Reserves hosts for the tasks of ``pool.lone``, agents for those of ``pool.wide``.
+    """Reserves hosts for lone tasks and for what no agent could hold, agents for wide tasks.
 
     Parameters
     ----------
@@ -51,7 +54,7 @@ class LoneTasks:
     @property
     def is_active(self) -> bool:
         """Whether there is anything to look after."""
-        return bool(self._pool.lone or self._pool.wide or self._stays)
+        return bool(self._pool.lone or self._pool.wide or self._stays) or self._pool.is_short
 
     @property
     def n_blocked(self) -> int:
@@ -85,46 +88,90 @@ class LoneTasks:
     def _is_over(self, key: _Key, left_s: float) -> bool:
         stay = self._stays[key]
         book = self._pool.books.get(key[0])
-        wanted = self._pool.lone if stay.agent is None else self._pool.wide
-        if book is None or key not in wanted:
+        if book is None:
             return True
         if stay.is_running:
             return bool(book.holders[key[1]] == NOBODY)
-        return not self._usable(stay) or not self._is_in_time(book, key[1], left_s)
+        agents = self._usable(stay)
+        if not agents or book.states[key[1]] != READY or not self._is_in_time(book, key[1], left_s):
+            return True
+        # That it needs more than this agent has, perhaps a host, may be known only now.
+        return stay.agent is not None and not agents[0].can_ever_hold(book.bytes_of(key[1]))
 
     def _reserve_hosts(self, left_s: float) -> None:
         """Reserve hosts for as many lone tasks as may have one now, in their order."""
-        for key in self._pool.lone:
-            if self._must_share():
+        lone = self._pool.lone
+        free = self._free_hosts() if lone or self._pool.is_short else []
+        n_hosts = sum(stay.agent is None for stay in self._stays.values())
+        if not free:
+            return
+        # Whom hosts are left to: while others are ready, at most one host is reserved at a time.
+        n_left = len(free) + n_hosts - 1 if self._are_others_ready() else 0
+        for key in lone:
+            if len(free) <= n_left:
                 return
-            space, task = key
-            if key not in self._stays and self._is_in_time(self._pool.books[space], task, left_s):
-                place = self._choose_host(key)
-                if place is not None:
-                    self._stays[key] = _Stay(place)
+            if key not in self._stays and self._is_in_time(
+                self._pool.books[key[0]], key[1], left_s
+            ):
+                self._reserve_host(key, free)
+        while len(free) > n_left and (drawn := self._draw(left_s)) is not None:
+            self._reserve_host(drawn, free)
 
-    def _must_share(self) -> bool:
-        """Tell whether a host is reserved already while other tasks wait for one."""
-        hosts = [stay for stay in self._stays.values() if stay.agent is None]
-        if not hosts:
-            return False
-        n_running = sum(stay.is_running for stay in hosts)
-        n_ready = sum(book.n_ready for book in self._pool.books.values())
-        return n_ready > len(self._pool.lone) - n_running
+    def _reserve_host(self, key: _Key, free: list[str]) -> None:
+        place = self._choose_host(key, free)
+        if place is not None:
+            self._stays[key] = _Stay(place)
+            free.remove(place)
 
-    def _choose_host(self, key: _Key) -> str | None:
-        """Return the best host that is not taken: where it may work, with the most memory."""
-        failed_on = self._failed_on(key)
-        ranks = {
-            place: min(_rank(failed_on.get(agent.number)) for agent in agents)
-            for place in self._pool.places
-            if (agents := self._usable(_Stay(place)))
-        }
-        best = min(ranks.values(), default=0)
+    def _free_hosts(self) -> list[str]:
+        """Return the hosts that could be reserved."""
         # A wide task that runs is waited for; one that is about to run has precedence.
         taken = {x.place for x in self._stays.values() if x.agent is None or not x.is_running}
-        # Were any place good enough, a task could fail for ever where its program is missing.
-        free = [place for place in ranks if ranks[place] == best and place not in taken]
+        places = [place for place in self._pool.places if place not in taken]
+        return [place for place in places if self._usable(_Stay(place))]
+
+    def _are_others_ready(self) -> bool:
+        """Tell whether any task is ready that need not be alone."""
+        pool, stays = self._pool, self._stays
+        n_others = sum(book.n_ready for book in pool.books.values())
+        n_others -= sum(int(book.n_ready_of[index]) for book, index in pool.oversized())
+        n_lone = len(pool.lone) - sum(x.agent is None and x.is_running for x in stays.values())
+        if n_others > n_lone or not pool.is_short:
+            return n_others > n_lone
+        # Those of a class that was taken off as a whole are not to be taken off again.
+        lone = [(pool.books[space], task) for space, task in pool.lone]
+        return n_others > sum(
+            bool(book.states[task] == READY and book.bytes_of(task) <= pool.most_bytes)
+            for book, task in lone
+        )
+
+    def _draw(self, left_s: float) -> _Key | None:
+        """Make the next task that no agent could hold a lone one, the largest first."""
+        lone = self._pool.lone
+        for book, index in self._pool.oversized():
+            if not book.n_ready_of[index] or book.bound_s[index] > left_s:
+                continue
+            if book.n_threads[index]:
+                ids = book.pending(index, first=READY).tolist()
+                ids = [task for task in ids if (book.space, task) not in lone][:1]
+            else:
+                ids = self._pool.queues[book.space].take_of(index).tolist()
+            for task in ids:
+                lone[book.space, task] = ""
+                return book.space, task
+        return None
+
+    def _choose_host(self, key: _Key, free: list[str]) -> str | None:
+        """Return the best host that is not taken: where it may work, with the most memory."""
+        failed_on = self._failed_on(key)
+        if failed_on:
+            ranks = {
+                place: min(_rank(failed_on.get(agent.number)) for agent in agents)
+                for place in self._pool.places
+                if (agents := self._usable(_Stay(place)))
+            }
+            # Were any place good enough, a task could fail for ever where its program is missing.
+            free = [place for place in free if ranks[place] == min(ranks.values())]
         last = self._pool.lone[key]
         return min(
             free,
@@ -134,43 +181,45 @@ class LoneTasks:
 
     def _reserve_agents(self, left_s: float) -> None:
         """Reserve agents for the longest wide tasks that wait."""
-        wide = self._pool.wide
-        if len(wide) <= len(self._stays) and all(key in self._stays for key in wide):
+        due = self._due(left_s) if self._pool.wide else []
+        if not due:
             return
         taken = {agent.number for stay in self._stays.values() for agent in self._members(stay)}
         free = [agent for agent in self._pool.in_service if agent.number not in taken]
-        for key in self._waiting(left_s) if free else ():
-            agent = self._choose_agent(key, free)
-            if agent is not None:
-                self._stays[key] = _Stay(agent.place, agent.number)
-                free.remove(agent)
+        for book, index in due if free else ():
+            task_bytes = int(book.memory_bytes[index])
+            for task in book.pending(index, first=READY).tolist():
+                key = book.space, task
+                if key in self._stays or key in self._pool.lone:
+                    continue
+                fitting = [agent for agent in free if agent.can_ever_hold(task_bytes)]
+                if not fitting:
+                    break
+                agent = self._choose_agent(key, fitting)
+                if agent is not None:
+                    self._stays[key] = _Stay(agent.place, agent.number)
+                    free.remove(agent)
 
-    def _waiting(self, left_s: float) -> list[_Key]:
-        """Return the wide tasks that may start, the longest first."""
-        books, due = self._pool.books, self._pool.is_due
-        keys = [
-            (-float(books[key[0]].cost_s[index]), number, key)
-            for number, (key, index) in enumerate(self._pool.wide.items())
-            if key not in self._stays
-            and key not in self._pool.lone
-            and books[key[0]].states[key[1]] == READY
-            and books[key[0]].bound_s[index] <= left_s
-            and due(key[0], index)
-        ]
-        return [key for _, _, key in sorted(keys)]
+    def _due(self, left_s: float) -> list[tuple[Ledger, int]]:
+        """Return the classes whose wide tasks may start, the longest first."""
+        is_by_level = self._pool.options.order == "level"
+        found: list[tuple[float, Ledger, int]] = []
+        for book in self._pool.books.values():
+            is_due = (book.n_threads > 0) & (book.n_ready_of > 0) & (book.bound_s <= left_s)
+            if is_by_level and is_due.any():
+                is_due &= book.stages == book.stages[book.n_ready_of > 0].min()
+            found += [(-float(book.cost_s[i]), book, i) for i in np.flatnonzero(is_due).tolist()]
+        return [(book, index) for _, book, index in sorted(found, key=lambda each: each[0])]
 
     def _choose_agent(self, key: _Key, free: list[Agent]) -> Agent | None:
         """Return the emptiest agent that is not taken, of those where a task may work."""
         failed_on = self._failed_on(key)
-        task_bytes = self._pool.books[key[0]].bytes_of(key[1])
-        fitting = [agent for agent in self._pool.in_service if agent.can_ever_hold(task_bytes)]
-        best = min((_rank(failed_on.get(agent.number)) for agent in fitting), default=0)
-        good = [
-            agent
-            for agent in free
-            if agent.can_ever_hold(task_bytes) and _rank(failed_on.get(agent.number)) == best
-        ]
-        return min(good, key=lambda agent: agent.n_held, default=None)
+        if failed_on:
+            task_bytes = self._pool.books[key[0]].bytes_of(key[1])
+            fitting = [x for x in self._pool.in_service if x.can_ever_hold(task_bytes)]
+            best = min(_rank(failed_on.get(agent.number)) for agent in fitting)
+            free = [agent for agent in free if _rank(failed_on.get(agent.number)) == best]
+        return min(free, key=lambda agent: agent.n_held, default=None)
 
     def _mark(self) -> list[int]:
         """Bring the agents' marks up to date; return who is not reserved any more."""

@@ -87,6 +87,8 @@ class TaskClass(Message):
         Threads of each, with an agent for itself; 0 for a slot's.
     parallel_fraction : float, optional
         Part of such a task that threads speed up (Amdahl's law), 0 for none; None when unknown.
+    floor_bytes : int
+        What is counted on for one of them at least, whatever is measured: the user says so.
     """
 
     stage: int
@@ -97,6 +99,7 @@ class TaskClass(Message):
     family: Hashable = None
     n_threads: int = 0
     parallel_fraction: float | None = None
+    floor_bytes: int = 0
 
     @property
     def n_tasks(self) -> int:
@@ -151,7 +154,8 @@ class SpaceAdded(Message):
 class TasksDone(Message):
     """Results arrived and are in the store; arrays are parallel, shape (m,).
 
-    ``seconds`` is the wall time of each, ``peak_bytes`` the slot's highest resident memory.
+    ``seconds`` is the wall time of each, ``peak_bytes`` the slot's highest resident memory, or 0
+    where that is unknown.
     """
 
     agent: int

@@ -108,14 +108,12 @@ class WorkQueue:
         each = self._ledger.classes[class_index]
         self._is_open[class_index] = bool(each.n_tasks and not each.n_threads)
 
-    def withdraw(self, class_index: int) -> None:
-        """Propose nothing more of a class, but for what is released or pushed later."""
-        if self._is_open[class_index]:  # else it is exhausted, or not released yet
-            self._cursors[class_index] = self._ledger.classes[class_index].n_tasks
-            self._is_open[class_index] = False
-        self._groups = [each for each in self._groups if each.class_index != class_index]
-        heapq.heapify(self._groups)
-        self._skip_exhausted(from_start=True)
+    def take_of(self, class_index: int) -> Ids:
+        """Take the next ready task of a class, whoever may have it; none if there is no more."""
+        for group in self._groups:
+            group.ids = self._still_ready(group.ids)
+        groups = [x for x in self._groups if x.class_index == class_index and len(x.ids)]
+        return self.take(Offer(class_index, min(groups, default=None)), 1)
 
     def push(self, ids: Ids, priority: Priority, *, avoid: frozenset[int] = frozenset()) -> None:
         """Put tasks back that are ready again, to go to others than ``avoid`` if there are any."""

@@ -9,25 +9,37 @@ Rules of this file
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from qcmb_mpi.scheduling.messages import TaskClass
 
-_N_DEALT_OUT = 256
+Times = NDArray[np.float64]
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+_MOST_DEALT_OUT = 128  # classes; fewer, at least the second number, on thousands of slots
+_FEWEST_DEALT_OUT = 8
+_N_AT_ONCE = 2**17
+_NEARLY = 1e-9
+_TIE = 0.03  # goes to more slots: predictions are rough, and narrow tasks waste nothing
 _TINY_S = 1e-9
 _SERIAL_S = 0.3  # of every calculation: what a program does before and after the heavy part
 
 # Part of a calculation that threads speed up, by families of scheduling.cost: what threads gain
-# where a task is large enough that one would give it many.
+# where a task is large enough that one would give it many. Those of correlated methods are PySCF's
+# at 2 to 5 s, where seconds outside of parallel regions grow with the task.
 PARALLEL_FRACTIONS = {
     "dispersion": 0.0,
     "semiempirical": 0.5,
     "scf": 0.9,
-    "mp2": 0.85,
-    "ccsd": 0.85,
-    "ccsd(t)": 0.9,
+    "dft": 0.9,
+    "mp2": 0.8,
+    "ccsd": 0.7,
+    "ccsd(t)": 0.75,
 }
 
 
@@ -45,21 +57,24 @@ class Layout:
         What a task may be told that it has; 0 when no limit is known.
     reason : str
         Why this layout.
+    memory_per_agent_bytes : int
+        What a task that has the agent's cores for itself may be told; 0 for all that the agent has.
     """
 
     n_slots: int
     n_threads: int
     memory_per_slot_bytes: int
     reason: str
+    memory_per_agent_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Work:
     """Tasks in numbers.
 
     Parameters
     ----------
-    sizes : tuple of (int, float, float)
+    sizes : ndarray, shape (n_classes, 3)
         Of each class the number of tasks, the seconds of one on one thread, and the part of them
         that threads speed up.
     n_tasks : int
@@ -67,7 +82,7 @@ class Work:
     largest_bytes : int
     """
 
-    sizes: tuple[tuple[int, float, float], ...]
+    sizes: Times
     n_tasks: int
     total_s: float
     longest_s: float
@@ -76,26 +91,25 @@ class Work:
     @classmethod
     def of(cls, classes: Sequence[TaskClass], parallel_fraction: float = 0.85) -> Work:
         """Sum classes up; `parallel_fraction` is for those of which it is unknown."""
-        sizes = tuple(
-            (each.n_tasks, max(each.cost_s, _TINY_S), fraction_of(each, parallel_fraction))
-            for each in classes
-            if each.n_tasks
-        )
+        filled = [each for each in classes if each.n_tasks]
+        sizes = np.array(
+            [(each.n_tasks, each.cost_s, fraction_of(each, parallel_fraction)) for each in filled]
+        ).reshape(-1, 3)
+        n_tasks, cost_s = sizes[:, 0], np.maximum(sizes[:, 1], _TINY_S)
+        sizes[:, 1] = cost_s
         return cls(
             sizes,
-            sum(n for n, _, _ in sizes),
-            sum(n * cost_s for n, cost_s, _ in sizes),
-            max((cost_s for _, cost_s, _ in sizes), default=0.0),
-            max((each.memory_bytes for each in classes if each.n_tasks), default=0),
+            int(n_tasks.sum()),
+            float((n_tasks * cost_s).sum()),
+            float(cost_s.max(initial=0.0)),
+            max((each.memory_bytes for each in filled), default=0),
         )
 
-    def end_s(self, starts_s: Iterable[float], n_threads: int) -> float:
-        """Predict the end of list scheduling on slots that become free at `starts_s`.
-
-        The longest tasks are dealt out one by one; many short ones fill what is left.
-        """
-        sizes = [(n, seconds_on(n_threads, cost_s, part)) for n, cost_s, part in self.sizes]
-        return max(dealt(starts_s, sizes), default=0.0)
+    def end_s(self, starts_s: Times, n_threads: int) -> float:
+        """Predict the end of list scheduling on slots that become free at `starts_s`."""
+        n_tasks, cost_s, part = self.sizes.T
+        sizes = np.column_stack([n_tasks, seconds_on(n_threads, cost_s, part)])
+        return float(dealt(starts_s, sizes).max(initial=0.0))
 
 
 def fraction_of(each: TaskClass, default: float) -> float:
@@ -103,20 +117,53 @@ def fraction_of(each: TaskClass, default: float) -> float:
     return default if each.parallel_fraction is None else each.parallel_fraction
 
 
-def dealt(starts_s: Iterable[float], sizes: Iterable[tuple[int, float]]) -> list[float]:
-    """Deal tasks, (number, seconds of each), to workers, longest first; return when each ends."""
-    ends_s = list(starts_s)
-    heapq.heapify(ends_s)
-    n_left, rest_s = _N_DEALT_OUT, 0.0
-    for n, cost_s in sorted(sizes, key=lambda size: -size[1]):
-        for _ in range(min(n, n_left)):
-            heapq.heapreplace(ends_s, ends_s[0] + cost_s)
-        rest_s += max(0, n - n_left) * cost_s
-        n_left -= min(n, n_left)
-    if not rest_s:
+def dealt(starts_s: Times, sizes: ArrayLike) -> Times:
+    """Deal tasks to slots, longest first, and return when each slot ends.
+
+    Parameters
+    ----------
+    starts_s : ndarray, shape (n_slots,)
+        When each becomes free.
+    sizes : array_like, shape (n_classes, 2)
+        Number of tasks and seconds of each; beyond the longest few kinds they count as sand, which
+        fills what is left.
+
+    Returns
+    -------
+    ndarray, shape (n_slots,)
+        In ascending order.
+    """
+    ends_s = np.sort(starts_s)
+    if not len(ends_s):
         return ends_s
-    level_s = (sum(ends_s) + rest_s) / len(ends_s)
-    return [max(end_s, level_s) for end_s in ends_s]
+    kinds = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
+    kinds = kinds[kinds[:, 0] > 0]
+    kinds = kinds[np.argsort(-kinds[:, 1], kind="stable")]
+    n_kinds = max(_FEWEST_DEALT_OUT, min(_MOST_DEALT_OUT, _N_AT_ONCE // len(ends_s)))
+    for n, cost_s in kinds[:n_kinds].tolist():
+        ends_s = _with_equal(ends_s, int(n), cost_s)
+    rest_s = float(kinds[n_kinds:].prod(axis=1).sum())
+    return np.maximum(ends_s, _level(ends_s, rest_s)) if rest_s else ends_s
+
+
+def _with_equal(ends_s: Times, n: int, cost_s: float) -> Times:
+    """Deal `n` equal tasks, each to the slot that is free first, without a step for each of them.
+
+    What starts a whole task below the level to which they would fill the slots as sand does so
+    surely; of the rest every slot gets one more at most.
+    """
+    room = np.maximum(_level(ends_s, n * cost_s) - ends_s, 0.0)
+    n_of = np.floor(room / cost_s + _NEARLY)
+    ends_s = np.sort(ends_s + n_of * cost_s)
+    ends_s[: max(0, n - int(n_of.sum()))] += cost_s
+    return np.sort(ends_s)
+
+
+def _level(ends_s: Times, work_s: float) -> float:
+    """Return up to where work that can be divided at will fills slots, the shortest first."""
+    levels = (np.cumsum(ends_s) + work_s) / np.arange(1, len(ends_s) + 1)
+    is_filled = levels[:-1] <= ends_s[1:]
+    return float(levels[int(is_filled.argmax()) if is_filled.any() else -1])
 
 
 def choose_layout(
@@ -175,13 +222,11 @@ def choose_layout(
     if work.n_tasks == 0:
         return _layout(most_slots(work, n_cores, limit), 1, limit, "there is nothing to do")
     widest = min(n_cores, thread_limit or n_cores)
-    options = [
-        (n, min(widest, n_cores // n)) for n in range(1, most_slots(work, n_cores, limit) + 1)
-    ]
-    times = [work.end_s([0.0] * n * n_agents, t) for n, t in options]
-    # A tie goes to more slots: predictions are rough, and narrow tasks waste nothing.
-    best = min(range(len(options)), key=lambda i: (round(times[i] / min(times), 3), -options[i][0]))
-    n_slots, threads = options[best]
+    options = divisions(n_cores, most_slots(work, n_cores, limit), widest)
+    times = [work.end_s(np.zeros(n * n_agents), t) for n, t in options]
+    n_slots, threads = next(
+        each for each, end_s in zip(options, times, strict=True) if end_s <= min(times) * (1 + _TIE)
+    )
     why = _with_memory(_why(work, n_slots, threads, n_cores), work, n_cores, limit)
     return _layout(n_slots, threads, limit, why)
 
@@ -192,12 +237,21 @@ def with_threads(work: Work, n_threads: int, n_cores: int, limit: int, why: str)
     return _layout(n_slots, n_threads, limit, _with_memory(why, work, n_cores, limit))
 
 
-def speedup(n_threads: int, parallel_fraction: float) -> float:
+def divisions(n_cores: int, most: int, widest: int) -> list[tuple[int, int]]:
+    """Return slots and threads that leave fewest cores idle, up to `most` of up to `widest`.
+
+    The most slots first.
+    """
+    threads_of = {min(most, n_cores // n_threads): n_threads for n_threads in range(1, widest + 1)}
+    return sorted(threads_of.items(), reverse=True)
+
+
+def speedup(n_threads: int, parallel_fraction: Number) -> Number:
     """Return how much faster a task is on ``n_threads`` (Amdahl's law)."""
     return 1 / (1 - parallel_fraction + parallel_fraction / n_threads)
 
 
-def seconds_on(n_threads: int, cost_s: float, parallel_fraction: float) -> float:
+def seconds_on(n_threads: int, cost_s: Number, parallel_fraction: Number) -> Number:
     """Return the seconds of a task on ``n_threads``; of a short one threads speed up less."""
     return cost_s / speedup(n_threads, parallel_fraction * cost_s / (cost_s + _SERIAL_S))
 

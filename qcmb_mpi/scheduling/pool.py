@@ -3,7 +3,7 @@
 Rules of this file
 ------------------
 1. State and plain questions about it; no decision.
-2. ``n_slots`` and ``places`` change only here, with the agents.
+2. ``n_slots``, ``most_bytes`` and ``places`` change only here, with the agents.
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ class Pool:
     books, queues : dict
         Of spaces that are not finished, in order of arrival.
     lone : dict
-        Tasks (space, id) that must run alone on a host, in order, with where each failed last.
+        Tasks (space, id) that must run alone on a host, in order, with where each failed last; of
+        classes that no agent could hold, those that had their turn.
     wide : dict
-        Tasks (space, id) that run with an agent for themselves, with their class index, from their
-        release until they are settled.
+        Classes (space, index) whose tasks run with an agent for themselves, from their release
+        until all are settled; in order.
     deadline_s : float
         On the clock of ``now``; infinite when there is none.
     n_slots : int
         Of all agents in service.
+    most_bytes : float
+        The most memory of an agent in service; infinite without agents or without a limit.
     largest_bytes : int
         The most memory that a task of any space so far is predicted to need.
     """
@@ -94,9 +97,10 @@ class Pool:
     books: dict[int, Ledger] = field(default_factory=dict)
     queues: dict[int, WorkQueue] = field(default_factory=dict)
     lone: dict[tuple[int, int], str] = field(default_factory=dict)
-    wide: dict[tuple[int, int], int] = field(default_factory=dict)
+    wide: dict[tuple[int, int], None] = field(default_factory=dict)
     deadline_s: float = np.inf
     n_slots: int = 0
+    most_bytes: float = np.inf
     largest_bytes: int = 0
 
     @property
@@ -110,15 +114,20 @@ class Pool:
         return [agent for agent in self.agents.values() if not agent.is_aside]
 
     @property
-    def most_bytes(self) -> float:
-        """The most memory of an agent in service; infinite without agents or without a limit."""
-        limits = [agent.memory_bytes for agent in self.in_service]
-        return max(limits) if limits and all(limits) else np.inf
-
-    @property
     def is_short(self) -> bool:
         """Whether there may be tasks that no agent in service could hold."""
         return self.largest_bytes > self.most_bytes
+
+    def oversized(self) -> list[tuple[Ledger, int]]:
+        """Return the classes that no agent in service could hold, book and index, largest first."""
+        if not self.is_short:
+            return []
+        found = [
+            (-int(book.memory_bytes[index]), book, index)
+            for book in self.books.values()
+            for index in np.flatnonzero(book.memory_bytes > self.most_bytes).tolist()
+        ]
+        return [(book, index) for _, book, index in sorted(found, key=lambda each: each[0])]
 
     def left_s(self, now: float) -> float:
         """Return the longest prediction that still ends before the deadline."""
@@ -137,13 +146,6 @@ class Pool:
         longest_s = max(float(b.cost_s[b.n_unsettled_of > 0].max()) for b in books)
         return max((total_s - wide_s) / self.n_slots + wide_s / n_agents, longest_s)
 
-    def is_due(self, space: int, index: int) -> bool:
-        """Tell whether the order lets wide tasks of a class go before those that are ready."""
-        if self.options.order != "level":
-            return True
-        book = self.books[space]
-        return not book.n_ready_of[book.stages < book.stages[index]].any()
-
     def has_other(self, avoid: Collection[int], task_bytes: int) -> bool:
         """Tell whether an agent in service outside ``avoid`` could ever hold a task."""
         return any(
@@ -155,7 +157,7 @@ class Pool:
         """Take in an agent."""
         self.agents[agent.number] = agent
         self.places.setdefault(agent.place, {})[agent.number] = agent
-        self.n_slots += agent.n_slots
+        self._enlist(agent)
 
     def remove(self, agent: Agent) -> None:
         """Forget an agent."""
@@ -168,8 +170,20 @@ class Pool:
         """Take an agent out of service."""
         self.n_slots -= 0 if agent.is_aside else agent.n_slots
         agent.is_aside = True
+        limits = [_limit(each) for each in self.agents.values() if not each.is_aside]
+        self.most_bytes = max(limits, default=np.inf)
 
     def recall(self, agent: Agent) -> None:
         """Take an agent into service again."""
-        self.n_slots += agent.n_slots if agent.is_aside else 0
-        agent.is_aside = False
+        if agent.is_aside:
+            agent.is_aside = False
+            self._enlist(agent)
+
+    def _enlist(self, agent: Agent) -> None:
+        limit = _limit(agent)
+        self.most_bytes = max(self.most_bytes, limit) if self.n_slots else limit
+        self.n_slots += agent.n_slots
+
+
+def _limit(agent: Agent) -> float:
+    return agent.memory_bytes or np.inf

@@ -134,8 +134,11 @@ class TaskSize:
 # integrals being screened. Prefactors: one 2.5 GHz core. Bytes are rough, and for what keeps the
 # rest on disk or recomputes it; programs that are known better have their own.
 _SCF = Term(1.7, n=3.5)
-_CC = (Term(5.0, n=3.5), Term(5.0, n=4, o=1), Term(9.0, o=3, v=3), Term(2.0, o=2, v=4))
-_CC_GRADIENT = (Term(17.0, n=2.5), Term(60.0, o=3, v=3), Term(20.0, o=2, v=4))
+_CC = (
+    *(Term(0.18, n=1), Term(2.5, n=3.5), Term(10.0, n=4, o=1)),
+    *(Term(10.0, o=3, v=3), Term(1.0, o=2, v=4)),
+)
+_CC_GRADIENT = (Term(13.0, n=2.5), Term(33.0, o=3, v=3), Term(20.0, o=2, v=4))
 FAMILIES: dict[str, Scaling] = {
     "dispersion": Scaling(0.002, (Term(0.002, n=2),), (Term(1e6, n=1),)),
     "semiempirical": Scaling(0.003, (Term(0.05, n=2.5),), (Term(2e6, n=2),)),
@@ -155,7 +158,7 @@ FAMILIES: dict[str, Scaling] = {
     "ccsd": Scaling(0.05, _CC, (Term(100e6, o=2, v=2),), _CC_GRADIENT),
     "ccsd(t)": Scaling(
         0.05,
-        (*_CC, Term(22.0, o=3, v=4)),
+        (*_CC, Term(18.0, o=3, v=4)),
         (Term(100e6, o=2, v=2),),
         (Term(17.0, n=2.5), Term(670.0, o=3, v=3), Term(570.0, o=3, v=4)),
     ),

@@ -23,7 +23,7 @@ from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
 from qcmb_mpi.scheduling.invariants import check_pool
 from qcmb_mpi.scheduling.learning import take_over, teach
-from qcmb_mpi.scheduling.ledger import Counts, Ledger, Seconds
+from qcmb_mpi.scheduling.ledger import Counts, Ledger
 from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
 from qcmb_mpi.scheduling.pool import Pool, SchedulerOptions
@@ -213,7 +213,6 @@ class Scheduler:
         self._dismiss(agent)
         for each in self._trust.call_back():
             self._supply.note(each)
-        self._custody.set_apart_oversized()
         self._give_up(given_up)
         self._is_stirred = True
 
@@ -244,9 +243,10 @@ class Scheduler:
             return
         if agent is not None:
             agent.note_results(len(ids))
-            self._learn(book, ids, times, event)
+            teach(self.cost_model, book, ids, times, event, self._pool.lone)
             self._feed([event.agent])
         self._feed(self._custody.settle(book, ids))
+        self._take_over()
         self._finish(book, sorted(set(book.stages[book.class_of(ids)].tolist())))
 
     def _on_task_failed(self, event: m.TaskFailed) -> None:
@@ -285,7 +285,6 @@ class Scheduler:
         if event.stage not in book.stages:
             raise IllegalEvent(f"space {event.space} has no stage {event.stage}")
         self._custody.release(book, event.stage)
-        self._custody.set_apart_oversized()
         self._feed(self._pool.agents)
 
     def _on_drain_requested(self, event: m.DrainRequested) -> None:
@@ -303,14 +302,13 @@ class Scheduler:
 
     # ---------------------------------------------------------------- internals
 
-    def _learn(self, book: Ledger, ids: m.Ids, times: Seconds, event: m.TasksDone) -> None:
-        """Teach the cost model, and now and then take over what it has learnt."""
-        teach(self.cost_model, book, ids, times, event)
+    def _take_over(self) -> None:
+        """Take over what was learnt, now and then."""
         if self.cost_model.n_observed < self._recost_at:
             return
         self._recost_at = max(1, self.cost_model.n_observed) * _RECOST_GROWTH
         take_over(self._pool, self.cost_model)
-        self._custody.set_apart_oversized()
+        self._out += self._supply.ask_overfull()
         if self._pool.deadline_s < np.inf:
             self._is_stirred = True
 
@@ -343,7 +341,6 @@ class Scheduler:
         self._out.append(self._trust.set_aside(agent))
         self._out += [self._supply.ask(agent, x) for x in agent.spaces if x not in agent.asked]
         self._supply.note(agent)
-        self._custody.set_apart_oversized()
 
     def _pursue_lone(self) -> None:
         """See to the tasks that are to run alone, before anybody else is fed."""

@@ -31,11 +31,13 @@ def simulate(
     machine: Machine,
     *,
     rng: np.random.Generator,
+    times_s: NDArray[np.float64] | None = None,
     jitter: float = 0.0,
     bias: float = 1.0,
     faults: Faults | None = None,
     options: SchedulerOptions | None = None,
     deadline_s: float | None = None,
+    most_events: float = np.inf,
     is_checked: bool = False,
     is_recorded: bool = False,
 ) -> SimulationResult:
@@ -47,6 +49,8 @@ def simulate(
         The work; ``cost_s`` is what the scheduler is told, of wide ones as wide as they are.
     machine : Machine
     rng : numpy.random.Generator
+    times_s : ndarray, shape (n_tasks,), optional
+        True seconds of every task; by default they are drawn about ``cost_s``.
     jitter : float
         Standard deviation of the logarithm of a task's true time.
     bias : float
@@ -55,6 +59,8 @@ def simulate(
     options : SchedulerOptions, optional
     deadline_s : float, optional
         The run drains for it.
+    most_events : int, optional
+        It is given up after so many steps of the scheduler.
     is_checked : bool
         Check the scheduler's invariants after each step; slow.
     is_recorded : bool
@@ -65,41 +71,39 @@ def simulate(
     SimulationResult
     """
     faults = faults or Faults()
-    times = _true_times(classes, rng, jitter=jitter, bias=bias, faults=faults)
+    means_s = (
+        _of_tasks(classes, "cost_s") if times_s is None else np.array(times_s, dtype=np.float64)
+    )
+    times = _true_times(means_s * bias, rng, jitter=jitter, faults=faults)
     world = _World(times, machine, rng, faults, Scheduler(options=options))
-    world.n_slots_of = _n_slots(classes, machine)
+    world.is_wide = _of_tasks(classes, "n_threads") > 0
+    if faults.peak_spread:
+        factors = rng.lognormal(0.0, faults.peak_spread, len(times))
+        world.peaks = (_of_tasks(classes, "memory_bytes") * factors).astype(np.int64)
+    world.most_events = most_events
     world.is_checked, world.is_recorded = is_checked, is_recorded
     return world.run(tuple(classes), deadline_s)
 
 
-def _true_times(
-    classes: Sequence[m.TaskClass],
-    rng: np.random.Generator,
-    *,
-    jitter: float,
-    bias: float,
-    faults: Faults,
-) -> NDArray[np.float64]:
-    """Draw every task's true seconds, shape (n_tasks,); log-normal with mean ``bias * cost_s``."""
-    n_tasks = sum(each.n_tasks for each in classes)
-    times = np.empty(n_tasks)
+def _of_tasks(classes: Sequence[m.TaskClass], name: str) -> NDArray[np.float64]:
+    """Return what the scheduler is told of every task, shape (n_tasks,)."""
+    values = np.empty(sum(each.n_tasks for each in classes))
     for each in classes:
-        times[np.asarray(each.ids, dtype=np.int64)] = each.cost_s * bias
+        values[np.asarray(each.ids, dtype=np.int64)] = getattr(each, name)
+    return values
+
+
+def _true_times(
+    times: NDArray[np.float64], rng: np.random.Generator, *, jitter: float, faults: Faults
+) -> NDArray[np.float64]:
+    """Draw every task's true seconds about their means, shape (n_tasks,); log-normal."""
+    n_tasks = len(times)
     if jitter:
         times *= rng.lognormal(-0.5 * jitter**2, jitter, n_tasks)
     if faults.straggler_probability:
         is_straggler = rng.random(n_tasks) < faults.straggler_probability
         times[is_straggler] *= faults.straggler_factor
     return times
-
-
-def _n_slots(classes: Sequence[m.TaskClass], machine: Machine) -> NDArray[np.int64]:
-    """Return how many slots each task keeps from others, shape (n_tasks,)."""
-    n_slots = np.ones(sum(each.n_tasks for each in classes), dtype=np.int64)
-    for each in classes:
-        if each.n_threads:
-            n_slots[np.asarray(each.ids, dtype=np.int64)] = machine.slots_per_agent
-    return n_slots
 
 
 @dataclass(slots=True)
@@ -109,12 +113,14 @@ class _SimAgent:
     ``alone`` is a task that wants no company here, nor on the whole host if ``is_hosts``.
     """
 
+    n_slots: int
+    memory_bytes: int
+    host: str
     n_free: int
     queue: deque[int] = field(default_factory=deque)
     done: list[int] = field(default_factory=list)
     is_report_due: bool = False
     is_alive: bool = True
-    host: str = ""
     alone: int | None = None
     is_hosts: bool = False
 
@@ -131,15 +137,17 @@ class _World:
         scheduler: Scheduler,
     ) -> None:
         self.is_checked = self.is_recorded = False
-        self.n_slots_of = np.ones(len(times), dtype=np.int64)
+        self.most_events = np.inf
+        self.is_wide = np.zeros(len(times), dtype=bool)
+        self.peaks: NDArray[np.int64] | None = None
         self._times = times
         self._machine = machine
         self._rng = rng
         self._faults = faults
         self._scheduler = scheduler
         self._agents = [
-            _SimAgent(machine.slots_per_agent, host=f"h{number // machine.agents_per_host}")
-            for number in range(machine.n_agents)
+            _SimAgent(n_slots, memory_bytes, f"h{number // machine.agents_per_host}", n_slots)
+            for number, (n_slots, memory_bytes) in enumerate(machine.agents)
         ]
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._n_planned = 0
@@ -153,8 +161,8 @@ class _World:
     def run(self, classes: tuple[m.TaskClass, ...], deadline_s: float | None) -> SimulationResult:
         """Run to the end."""
         for number, agent in enumerate(self._agents):
-            memory_bytes = self._machine.memory_bytes
-            self._step(m.AgentJoined(number, agent.n_free, memory_bytes, agent.host), 0.0)
+            joined = m.AgentJoined(number, agent.n_slots, agent.memory_bytes, agent.host)
+            self._step(joined, 0.0)
         if deadline_s is not None:
             self._step(m.DeadlineSet(deadline_s), 0.0)
             self._plan(deadline_s, lambda now: self._step(m.Ticked(), now))
@@ -168,16 +176,18 @@ class _World:
 
     @property
     def _is_over(self) -> bool:
-        return self._scheduler.is_finished or self._scheduler.is_drained
+        is_too_long = self._n["events"] >= self.most_events
+        return is_too_long or self._scheduler.is_finished or self._scheduler.is_drained
 
     def _result(self) -> SimulationResult:
         counts = self._scheduler.counts(_SPACE)
-        n_slots = self._machine.n_agents * self._machine.slots_per_agent
+        slots = [agent.n_slots for agent in self._agents]
+        slot_s = float(self._times @ np.where(self.is_wide, min(slots), 1))
         longest_s = float(self._times.max(initial=0.0))
         return SimulationResult(
             makespan_s=self._last_result_s,
             busy_s=self._busy_s,
-            lower_bound_s=max(longest_s, float(self._times @ self.n_slots_of) / n_slots),
+            lower_bound_s=max(longest_s, slot_s / sum(slots)),
             n_done=counts.done,
             n_quarantined=counts.quarantined,
             n_computed=self._n["computed"],
@@ -257,7 +267,7 @@ class _World:
             host = [each for each in self._agents if each.host == agent.host and each.is_alive]
         if agent.alone == task:
             near = host if agent.is_hosts else [agent]
-            return any(each.n_free < self._machine.slots_per_agent for each in near)
+            return any(each.n_free < each.n_slots for each in near)
         return any(each.alone is not None and (each is agent or each.is_hosts) for each in host)
 
     def _failure(self, agent: _SimAgent, number: int, task: int) -> ErrorClass | None:
@@ -277,7 +287,7 @@ class _World:
         if not agent.is_alive:
             return
         self._n["computed"] += 1
-        self._busy_s += float(self._times[task] * self.n_slots_of[task])
+        self._busy_s += float(self._times[task] * (agent.n_slots if self.is_wide[task] else 1))
         agent.n_free += 1
         error = self._failure(agent, number, task)
         if error is None:
@@ -306,7 +316,8 @@ class _World:
     def _report(self, number: int, now: float) -> None:
         ids = np.array(self._agents[number].done, dtype=np.int64)
         self._agents[number].done = []
-        self._tell(m.TasksDone(number, _SPACE, ids, self._times[ids]), now)
+        peaks = () if self.peaks is None else self.peaks[ids]
+        self._tell(m.TasksDone(number, _SPACE, ids, self._times[ids], m.as_ids(peaks)), now)
 
     def _give_back(self, number: int, now: float) -> None:
         agent = self._agents[number]

@@ -32,6 +32,9 @@ class Faults:
         That a task takes so many times longer.
     losses : sequence of (seconds, agent)
         Agents that die.
+    peak_spread : float
+        Standard deviation of the logarithm of measured over predicted memory; with 0 no peaks are
+        told.
     """
 
     failure_probability: float = 0.0
@@ -41,6 +44,7 @@ class Faults:
     straggler_probability: float = 0.0
     straggler_factor: float = 10.0
     losses: Sequence[tuple[float, int]] = ()
+    peak_spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,9 @@ class Machine:
         How long an agent collects results before it reports them, unless it has nothing to do.
     step_s : float
         Master's time for each event: it takes one after the other.
+    unlike : sequence of (int, int)
+        Slots and bytes of each agent where they differ; ``slots_per_agent`` and ``memory_bytes``
+        are not looked at then.
     """
 
     n_agents: int
@@ -69,6 +76,12 @@ class Machine:
     report_s: float = 0.0
     step_s: float = 0.0
     agents_per_host: int = 1
+    unlike: Sequence[tuple[int, int]] = ()
+
+    @property
+    def agents(self) -> list[tuple[int, int]]:
+        """Slots and bytes of each agent."""
+        return list(self.unlike) or [(self.slots_per_agent, self.memory_bytes)] * self.n_agents
 
 
 @dataclass(frozen=True, slots=True)

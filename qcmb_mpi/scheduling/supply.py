@@ -22,6 +22,8 @@ from qcmb_mpi.scheduling.order import Limits
 from qcmb_mpi.scheduling.pool import Pool
 
 _N_CANDIDATES = 64
+_SMALL_SHARE = 0.25
+_ALIKE = 1.05
 
 
 class Supply:
@@ -112,6 +114,17 @@ class Supply:
             if space not in agent.asked
         ]
 
+    def ask_overfull(self) -> list[Retract]:
+        """Ask who holds more than fits, after a prediction was raised, for what is unstarted."""
+        books = self._pool.books
+        return [
+            self.ask(agent, space)
+            for agent in self._pool.agents.values()
+            if agent.memory_bytes and agent.n_unstarted and agent.room_bytes(books) < 0
+            for space in agent.spaces
+            if space not in agent.asked
+        ]
+
     def is_out_of_time(self, now: float) -> bool:
         """Tell whether no ready task can end before the deadline, or it has passed."""
         left_s = self._pool.left_s(now)
@@ -167,11 +180,16 @@ class Supply:
         """Return how many tasks of a class an agent should get beyond its idle slots."""
         options = self._pool.options
         share_n, share_s = self._shares(agent.n_idle)
-        n = options.lookahead_tasks * agent.n_slots - agent.n_unstarted if share_n >= 1 else 0
+        cost_s = float(book.cost_s[index])
+        # What is long is not to wait behind another long one while other slots take short ones.
+        is_ahead = share_n >= 1 and (
+            cost_s <= _SMALL_SHARE * share_s or cost_s * book.n_ready <= _ALIKE * book.ready_s
+        )
+        n = options.lookahead_tasks * agent.n_slots - agent.n_unstarted if is_ahead else 0
         aim_s = agent.n_slots * min(options.lookahead_s, max(share_s, options.min_grain_s))
         have_s = agent.unstarted_s(self._pool.books)
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
-            n = max(n, int((aim_s - have_s) / float(book.cost_s[index])))
+            n = max(n, int((aim_s - have_s) / cost_s))
         # A prediction may be wrong by 100: the number grows only as fast as what was measured.
         trusted = options.lookahead_tasks + int(book.n_seen[index])
         most = min(trusted, options.max_tasks_per_slot) * agent.n_slots - agent.n_unstarted
@@ -226,7 +244,7 @@ class Supply:
     # ----------------------------------------------------------------- relieve
 
     def _largest_room(self) -> float:
-        room = 0.0
+        room = -np.inf  # less than nothing, where a prediction was raised: not even 0 bytes fit
         for number in self.hungry:
             room = max(room, self._room_bytes(self._pool.agents[number]))
             if room == np.inf:

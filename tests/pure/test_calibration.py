@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer
+from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer, LoadBalancer
 from qcmb_mpi.scheduling.calibration import PeakEnvelope
-from qcmb_mpi.scheduling.cost import CostModel, LoadBalancer
+from qcmb_mpi.scheduling.cost import CostEstimate, CostModel, with_threads
+from qcmb_mpi.scheduling.messages import TaskClass
 
 OFFSET_S, SPEED, POWER = 0.05, 7.0, 1.04
 
@@ -152,6 +154,57 @@ def test_what_does_not_read_as_a_calibration_is_ignored(damage: Any) -> None:
     assert not model.is_family_calibrated("f")
 
 
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("bytes", [1]),
+        ("bytes", {"low": []}),
+        ("bytes", {"high": [1.0, math.inf]}),
+        ("bytes", {"ratio": math.nan}),
+        ("bytes", {"ratio": 0.0}),
+        ("bytes", {"excess": math.nan}),
+        ("bytes", {"excess": "much"}),
+        ("seconds", {"n": math.inf}),
+        ("seconds", {"n": -1}),
+        ("seconds", {"mean": [800.0, 800.0, 1.0]}),
+        ("seconds", {"mean": [0.0, 0.0, 99.0]}),
+        ("seconds", {"residual": math.nan}),
+        ("seconds", {"residual": None}),
+    ],
+)
+def test_a_damaged_family_is_left_out_and_the_others_are_not(part: str, damage: Any) -> None:
+    good = CostModel()
+    good.observe("k", [5.0], prior_s=1.0, family="f", peak_bytes=[10**9], prior_bytes=10**8)
+    kept = good.as_dict()
+    damaged = copy.deepcopy(kept["families"]["f"])
+    damaged[part] = {**damaged[part], **damage} if isinstance(damage, dict) else damage
+    kept["families"]["damaged"] = damaged
+    model = CostModel(calibration=kept)
+    assert model.estimate("z", 2.0, memory_bytes=10**8, family="damaged") == CostEstimate(
+        2.0, 10**8, 2.0
+    )
+    assert model.n_known("f") == 1
+
+
+def test_many_classes_at_once_are_expected_as_one_by_one() -> None:
+    model = CostModel()
+    classes = [
+        TaskClass(0, range(1), 0.1 * 1.5**n, (n % 5) * 10**8, key=n, family="fgh"[n % 3])
+        for n in range(30)
+    ]
+    for each in classes[::4]:
+        taken = {"prior_s": each.cost_s, "prior_bytes": each.memory_bytes, "family": each.family}
+        if each.family != "h":
+            model.observe(each.key, [3 * each.cost_s] * 4, peak_bytes=[3 * 10**8] * 4, **taken)
+    costs_s = [model.cost_s(each.key, each.cost_s, family=each.family) for each in classes]
+    needs = [
+        model.memory_bytes(each.key, each.memory_bytes, family=each.family) for each in classes
+    ]
+    assert model.costs_s(classes).tolist() == pytest.approx(costs_s, rel=1e-12)
+    assert model.peaks_bytes(classes).tolist() == needs
+    assert len(model.costs_s([])) == len(model.peaks_bytes([])) == 0
+
+
 def test_learning_does_not_depend_on_batches_or_on_when_it_is_asked() -> None:
     one, two = CostModel(), CostModel()
     for number in range(30):
@@ -162,6 +215,63 @@ def test_learning_does_not_depend_on_batches_or_on_when_it_is_asked() -> None:
     for model in (one, two):
         model.observe("last", [true_s(5.0)] * 40, prior_s=5.0, family="f")
     assert one.cost_s("x", 9.0, family="f") == pytest.approx(two.cost_s("x", 9.0, family="f"))
+
+
+# ----------------------------------------------------------------------- threads
+
+WIDE = with_threads("pyscf/hf", 4)
+
+
+def test_families_are_named_by_their_threads() -> None:
+    assert [with_threads("f", n) for n in (0, 1, 4)] == ["f", "f", "f x 4"]
+
+
+def test_wide_tasks_lean_on_narrow_ones_until_they_were_measured() -> None:
+    model = taught()
+    assert model.source_of(WIDE) == "pyscf/hf"
+    assert model.is_family_calibrated(WIDE)
+    assert model.n_known(WIDE) == 0
+    narrow, wide = (model.estimate("new", 3.0, family=each) for each in ("pyscf/hf", WIDE))
+    assert wide.cost_s == narrow.cost_s
+    assert narrow.relative_error < wide.relative_error < 1
+    assert model.memory_bytes("new", 10**9, family=WIDE) > 10**9
+    assert not model.is_family_calibrated("pyscf/mp2 x 4")
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
+def test_threads_that_gain_less_say_nothing_of_narrow_tasks(gain: float) -> None:
+    model = taught()
+    before = model.cost_s("new", 3.0, family="pyscf/hf")
+    for number, prior_s in enumerate((5.0, 8.0)):
+        model.observe(("wide", number), [gain * true_s(prior_s)], prior_s=prior_s, family=WIDE)
+    assert model.cost_s("new", 3.0, family="pyscf/hf") == before
+    expected = model.cost_s("new", 12.0, family=WIDE)
+    assert expected == pytest.approx(gain * true_s(12.0), rel=0.2)
+    assert model.source_of(WIDE) == WIDE
+
+
+def test_narrow_tasks_after_wide_ones_soon_go_their_own_way() -> None:
+    model = CostModel()
+    model.observe("giant", [3 * true_s(30.0)], prior_s=30.0, family=WIDE)
+    first = model.cost_s("small", 0.5, family="pyscf/hf")
+    assert first > 2 * true_s(0.5)
+    for number, prior_s in enumerate((0.5, 0.25, 0.1)):
+        model.observe(number, [true_s(prior_s)] * 3, prior_s=prior_s, family="pyscf/hf")
+    assert model.cost_s("new", 0.8, family="pyscf/hf") == pytest.approx(true_s(0.8), rel=0.2)
+
+
+def test_both_are_kept_for_another_run() -> None:
+    model = taught(machine="A")
+    model.observe("giant", [9.0], prior_s=9.0, family=WIDE)
+    kept = json.loads(json.dumps(model.as_dict()))
+    assert set(kept["families"]) == {"pyscf/hf", WIDE}
+    heir = CostModel(calibration=kept, machine="A")
+    assert heir.n_known("pyscf/hf") == 40
+    assert heir.n_known(WIDE) == 1
+    stranger = CostModel(calibration=kept, machine="B")
+    assert stranger.source_of(WIDE) == WIDE
+    stranger.observe("new", [2.0], prior_s=1.0, family="pyscf/hf")
+    assert stranger.source_of(WIDE) == "pyscf/hf"
 
 
 # ------------------------------------------------------------------------ memory
@@ -225,6 +335,16 @@ def test_a_dynamic_balancer_learns_and_a_plain_one_does_not() -> None:
     assert heir.estimate_cost(60, "mp2", n_electrons=30).cost_s == pytest.approx(after.cost_s)
     with pytest.raises(ValueError, match="seconds"):
         dynamic.observe(0.0, 13)
+
+
+def test_balancers_share_what_their_model_has_learnt_and_leave_its_machine_alone() -> None:
+    model = CostModel(machine="this one")
+    dynamic = DynamicLoadBalancer(model)
+    dynamic.observe(50.0, 26, "mp2", n_electrons=20)
+    told = LoadBalancer(model).estimate_cost(26, "mp2", n_electrons=20)
+    assert told == dynamic.estimate_cost(26, "mp2", n_electrons=20)
+    assert told.cost_s == pytest.approx(50.0)
+    assert [each["machine"] for each in dynamic.calibration["families"].values()] == ["this one"]
 
 
 def test_work_is_dealt_on_top_of_what_workers_still_have() -> None:

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from qcmb_mpi.scheduling.balancer import LoadBalancer
 from qcmb_mpi.scheduling.cost import (
     CostEstimate,
     CostModel,
-    LoadBalancer,
     Scaling,
     TaskSize,
     Term,

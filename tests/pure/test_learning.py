@@ -7,7 +7,9 @@ import pytest
 
 from qcmb_mpi.errors import IllegalEvent
 from qcmb_mpi.scheduling import messages as m
-from qcmb_mpi.scheduling.learning import take_over, teach
+from qcmb_mpi.scheduling.calibration import TimeCurve
+from qcmb_mpi.scheduling.learning import common_bytes, expected_bytes, take_over, teach
+from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.pool import Pool
 from qcmb_mpi.scheduling.scheduler import Scheduler
 from tests.scheduling_cases import NO_LOOKAHEAD, Checked
@@ -54,7 +56,6 @@ def test_a_raise_while_tasks_are_held_breaks_nothing_and_holds_from_then_on() ->
     assert set(held[:2]) <= set(range(10, 20))
     run.learn(11, 80 * MB)
     assert run.pool.books[0].memory_bytes[1] >= 80 * MB
-    run.scheduler.check_invariants()
     while len(run.held) > 1:
         run.step(m.TasksDone(0, 0, m.as_ids(run.held[:1]), np.array([1.0])))
     for _ in range(40):
@@ -64,6 +65,27 @@ def test_a_raise_while_tasks_are_held_breaks_nothing_and_holds_from_then_on() ->
         assert sum(sorted(sizes)[-2:]) <= 100 * MB or len(run.held) == 1
         run.step(m.TasksDone(0, 0, m.as_ids(run.held[:1]), np.array([1.0])))
     assert run.scheduler.is_finished
+
+
+def test_a_family_is_asked_once_however_many_classes_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_asked = []
+    seconds = TimeCurve.seconds
+    monkeypatch.setattr(
+        TimeCurve, "seconds", lambda *given: n_asked.append(len(given[1])) or seconds(*given)
+    )
+    scheduler = Scheduler()
+    scheduler.step(m.AgentJoined(0, 2, 0), 0.0)
+    classes = [m.TaskClass(0, range(n, n + 1), 1.0 + n, key=n, family="f") for n in range(500)]
+    scheduler.step(m.SpaceAdded(0, tuple(classes)), 1.0)
+    scheduler.step(m.TasksDone(0, 0, m.as_ids([499]), np.array([1.0])), 2.0)
+    assert n_asked == [500]
+    book = scheduler._pool.books[0]
+    assert book.cost_s[499] == pytest.approx(1.0)
+    assert book.cost_s[498] < 499.0
+    assert (book.bound_s == book.cost_s).all()
+    assert book.n_seen.tolist() == [0] * 499 + [1]
 
 
 def test_no_raise_makes_a_task_impossible() -> None:
@@ -132,3 +154,91 @@ def test_what_turns_out_to_need_more_than_those_left_have_runs_alone() -> None:
     assert [each.is_alone for each in said if isinstance(each, m.Assign)] == [True]
     pool.work_off()
     assert pool.scheduler.counts(0).done == 8
+
+
+# ---------------------------------------------- what is not learnt, and what is not given way to
+
+
+def test_programs_of_unknown_peaks_do_not_make_one_small_peak_trusted() -> None:
+    run = Run()
+    run.learn(10, 20 * MB)
+    for task in (11, 12, 13):
+        run.learn(task, 0)
+    book = run.pool.books[0]
+    assert book.memory_bytes[1] == 50 * MB
+    for task in (14, 15):
+        run.learn(task, 21 * MB)
+    assert 21 * MB <= book.memory_bytes[1] < 25 * MB
+
+
+def test_nothing_measured_goes_below_what_the_user_says() -> None:
+    pool = Checked()
+    pool.join(0, 2, 100 * MB)
+    given = m.TaskClass(0, range(10), 1.0, 40 * MB, key="k", family="f", floor_bytes=40 * MB)
+    pool.add((given,))
+    model = pool.scheduler.cost_model
+    for _ in range(5):
+        model.observe("k", [1.0], prior_s=1.0, family="f", peak_bytes=[5 * MB], prior_bytes=40 * MB)
+    assert model.memory_bytes("k", 40 * MB, family="f") < 6 * MB
+    take_over(pool.scheduler._pool, model)
+    assert pool.scheduler._pool.books[0].memory_bytes.tolist() == [40 * MB]
+    assert expected_bytes(model, [given])[0] == 40 * MB
+    model.observe("k", [1.0], prior_s=1.0, family="f", peak_bytes=[60 * MB], prior_bytes=40 * MB)
+    assert expected_bytes(model, [given])[0] >= 60 * MB
+
+
+def test_nodes_of_a_kind_have_in_common_what_the_smallest_of_them_has() -> None:
+    assert common_bytes([100 * MB, 100 * MB - 4096, 95 * MB, 50 * MB]) == 95 * MB
+    assert common_bytes([100 * MB]) == 100 * MB
+    assert common_bytes([0, 100 * MB]) == common_bytes([]) == float("inf")
+
+
+def test_what_is_thought_to_need_a_node_goes_to_all_that_differ_by_a_page() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    for agent in range(4):
+        pool.join(agent, 4, 100 * MB - (4096 if agent else 0), f"node{agent}")
+    pool.add((m.TaskClass(0, range(12), 1.0, 60 * MB, key="k", family="f"),))
+    for task, agent in ((0, 0), (1, 1)):
+        peaks = np.array([300 * MB])
+        pool.step(m.TasksDone(agent, 0, m.as_ids([task]), np.array([1.0]), peaks))
+    assert sorted(len(each[0]) for each in pool.held.values()) == [1, 1, 1, 1]
+
+
+HALVES = (
+    m.TaskClass(0, range(1), 9.0, 40 * MB, key=("k", 2), family="f", n_threads=2),
+    m.TaskClass(0, range(1, 9), 1.0, 40 * MB, key="k", family="f"),
+    m.TaskClass(0, range(9, 12), 1.0, 30 * MB, key="other", family="f"),
+)
+
+
+def test_what_a_wide_task_used_says_nothing_of_the_others() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 2, 100 * MB)
+    said = pool.add(HALVES)
+    assert [each.n_threads for each in said if isinstance(each, m.Assign)] == [2]
+    pool.step(m.TasksDone(0, 0, m.as_ids([0]), np.array([9.0]), np.array([90 * MB])))
+    books = pool.scheduler._pool.books
+    assert books[0].memory_bytes.tolist() == [40 * MB, 40 * MB, 30 * MB]
+    assert len(pool.held[0][0]) == 2
+
+
+@pytest.mark.parametrize("has_run_short", [False, True])
+def test_what_a_lone_task_used_says_nothing_of_its_family(has_run_short: bool) -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 2, 100 * MB)
+    pool.add(
+        (
+            m.TaskClass(0, range(8), 1.0, 40 * MB, key="k", family="f"),
+            m.TaskClass(0, range(8, 11), 0.5, 30 * MB, key="other", family="f"),
+        )
+    )
+    if has_run_short:
+        pool.fail(0, 0, ErrorClass.RESOURCE)
+    else:
+        pool.scheduler._pool.lone[0, 0] = ""
+    pool.done(0, 1)
+    pool.step(m.TasksDone(0, 0, m.as_ids([0]), np.array([1.0]), np.array([90 * MB])))
+    take_over(pool.scheduler._pool, pool.scheduler.cost_model)
+    own, kin = pool.scheduler._pool.books[0].memory_bytes.tolist()
+    assert kin == 30 * MB
+    assert own >= 90 * MB if has_run_short else own == 40 * MB

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qcmb_mpi.scheduling.messages import TaskClass
-from qcmb_mpi.scheduling.placement import choose_layout, speedup
+from qcmb_mpi.scheduling.placement import (
+    PARALLEL_FRACTIONS,
+    Work,
+    choose_layout,
+    dealt,
+    divisions,
+    speedup,
+)
+from qcmb_mpi.scheduling.scaling import FAMILIES
 
 
 def classes(*sizes: tuple[int, float], memory_bytes: int = 0) -> list[TaskClass]:
@@ -38,6 +50,13 @@ def test_few_equal_tasks_are_not_left_with_a_ragged_end() -> None:
     four = choose_layout(classes((4, 10.0)), 4)
     assert (four.n_slots, four.n_threads) == (4, 1)
     assert "4 tasks on 4 cores are done soonest one core each" in four.reason
+
+
+def test_what_wide_tasks_win_must_be_more_than_predictions_are_good_for() -> None:
+    """Ten tasks are three rounds of four cores: two threads each end sooner by 1 %, or by 12 %."""
+    work = classes((10, 100.0))
+    assert choose_layout(work, 4, parallel_fraction=0.81).n_threads == 1
+    assert choose_layout(work, 4, parallel_fraction=0.95).n_threads == 2
 
 
 def test_programs_that_do_not_thread_get_one_core() -> None:
@@ -99,10 +118,62 @@ def test_never_more_threads_than_cores_nor_more_memory_than_there_is(
 @pytest.mark.parametrize("name", ["n_cores", "n_workers", "n_threads", "thread_limit", "n_agents"])
 def test_numbers_below_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        choose_layout([], **{"n_cores": 4, name: 0})  # type: ignore[arg-type]
+        choose_layout([], **{"n_cores": 4, name: 0})
 
 
 def test_speedup_is_amdahls() -> None:
     assert speedup(1, 0.7) == 1
     assert speedup(4, 1.0) == 4
     assert speedup(10**9, 0.9) == pytest.approx(10)
+
+
+def test_every_family_says_what_threads_gain() -> None:
+    assert PARALLEL_FRACTIONS.keys() == FAMILIES.keys()
+
+
+@given(
+    st.lists(st.floats(0.0, 100.0), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 200), st.floats(0.01, 100.0)), max_size=5),
+)
+def test_equal_tasks_are_dealt_as_one_by_one(
+    starts_s: list[float], sizes: list[tuple[int, float]]
+) -> None:
+    ends_s = starts_s.copy()
+    heapq.heapify(ends_s)
+    for n, cost_s in sorted(sizes, key=lambda size: -size[1]):
+        for _ in range(n):
+            heapq.heapreplace(ends_s, ends_s[0] + cost_s)
+    assert dealt(np.array(starts_s), sizes) == pytest.approx(sorted(ends_s), rel=1e-6)
+
+
+def test_of_many_kinds_the_shortest_fill_what_is_left() -> None:
+    sizes = [(3, 1.0 + i / 1000) for i in range(1000)]
+    ends_s = dealt(np.zeros(64), sizes)
+    total_s = sum(n * cost_s for n, cost_s in sizes)
+    assert ends_s.sum() == pytest.approx(total_s, rel=0.01)
+    assert ends_s.max() == pytest.approx(total_s / 64, rel=0.01)
+
+
+def test_a_ragged_end_is_seen_on_thousands_of_slots() -> None:
+    work = Work.of(classes((5001, 10.0)))
+    assert work.end_s(np.zeros(5000), 1) == 20
+    assert work.end_s(np.zeros(5001), 1) == 10
+    assert work.end_s(np.zeros(0), 1) == 0
+
+
+@pytest.mark.parametrize("n_cores", [1, 2, 7, 12, 64, 128])
+@pytest.mark.parametrize("most", [1, 5, 128])
+@pytest.mark.parametrize("widest", [1, 3, 128])
+def test_divisions_leave_fewest_cores_idle(n_cores: int, most: int, widest: int) -> None:
+    widest = min(widest, n_cores)
+    found = divisions(n_cores, most, widest)
+    every = {
+        (n, t)
+        for n in range(1, min(most, n_cores) + 1)
+        for t in range(1, widest + 1)
+        if n * t <= n_cores
+    }
+    assert set(found) <= every
+    assert found == sorted(found, reverse=True)
+    for n, t in every:
+        assert any(n <= slots and t <= threads for slots, threads in found)

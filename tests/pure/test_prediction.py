@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -103,7 +103,28 @@ def test_with_trimers_too_they_are_predicted_better(method: str) -> None:
 @pytest.mark.parametrize("name", sorted(DATA["families"]))
 def test_no_family_is_off_by_much(name: str) -> None:
     missed = errors(name, 2)
-    assert not missed or statistics.median(missed) < 0.3
+    # One family's dimers were measured while the machine was slower than for all its others.
+    assert not missed or statistics.median(missed) < (0.3 if "cc-pvdz|energy|w" in name else 0.2)
+
+
+@pytest.mark.parametrize("method", ["b3lyp", "mp2", "ccsd(t)"])
+def test_a_basis_set_that_the_formulas_were_not_made_with(method: str) -> None:
+    missed = errors(f"{method}|6-311g|energy|water-6", 2)
+    assert len(missed) == 3
+    assert max(missed) < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_slow_first_dimer_does_not_spoil_what_is_larger(method: str) -> None:
+    rows = measured(f"{method}|6-31g|energy|water-6")
+    small = [row for row in rows if row.n_fragments <= 2]
+    pair = small[-1]
+    small[-1] = replace(pair, seconds=(3 * pair.typical_s, *pair.seconds[1:]))
+    model = learnt(small)
+    for row in rows:
+        if row.n_fragments > 2:
+            expected = model.cost_s("new", model.predict(row.size).cost_s, family="family")
+            assert abs(expected / row.typical_s - 1) < 0.3
 
 
 @pytest.mark.parametrize("name", sorted(DATA["families"]))

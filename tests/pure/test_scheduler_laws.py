@@ -39,7 +39,7 @@ class Storm:
         self.n_agents = 0
         self.n_tasks: list[int] = []
         self.ever_done: list[tuple[int, int]] = []
-        self.joined = 0
+        self.limits = [0, 0, 100, 250] if self.rng.random() < 0.5 else [60, 100, 100, 250]
         for _ in range(2):
             self.add()
             self.join()
@@ -63,7 +63,7 @@ class Storm:
         self.pool.work_off(seconds=0.5)
 
     def join(self) -> None:
-        memory = int(self.rng.choice([0, 0, 100, 250]))
+        memory = int(self.rng.choice(self.limits))
         host = str(self.rng.choice(["", "h0", "h1"]))
         self.pool.join(self.n_agents, int(self.rng.integers(1, 5)), memory, host)
         self.n_agents += 1
@@ -110,7 +110,9 @@ class Storm:
             agent, space, tasks = held
             tasks = tasks[: int(self.rng.integers(1, 6))]
             self.ever_done += [(space, task) for task in tasks]
-            self.pool.done(agent, *tasks, space=space, seconds=float(self.rng.exponential(1.0)))
+            seconds = float(self.rng.exponential(1.0))
+            peak_bytes = int(self.rng.choice([0, 10, 50, 150]))
+            self.pool.done(agent, *tasks, space=space, seconds=seconds, peak_bytes=peak_bytes)
 
     def fail(self) -> None:
         if (held := self._held()) is not None:
@@ -231,14 +233,17 @@ def under_fire(rng: np.random.Generator) -> tuple[int, SimulationResult, Schedul
     """Run random work while agents die, lie broken and run short of memory."""
     work, machine = random_work(rng)
     n_tasks = sum(each.n_tasks for each in work)
-    work = [replace(each, memory_bytes=int(rng.choice([0, 30, 90]))) for each in widened(work, rng)]
+    unlike = [tuple(rng.integers((1, 40), (5, 120)).tolist()) for _ in range(machine.n_agents)]
     machine = replace(
         machine,
         memory_bytes=int(rng.choice([0, 100])),
+        unlike=unlike if rng.random() < 0.5 else (),
         message_s=float(rng.choice([0, 0.01, 0.3])),
         report_s=float(rng.choice([0, 0.05])),
         agents_per_host=int(rng.integers(1, 4)),
     )
+    sizes = [0, 30, min(90, max(limit for _, limit in machine.agents) or 90)]
+    work = [replace(each, memory_bytes=int(rng.choice(sizes))) for each in widened(work, rng)]
     order = rng.permutation(machine.n_agents).tolist()
     n_lost, n_bad = rng.integers(0, machine.n_agents, 2).tolist()
     faults = Faults(
@@ -247,6 +252,7 @@ def under_fire(rng: np.random.Generator) -> tuple[int, SimulationResult, Schedul
         losses=[(float(rng.uniform(0, 30)), agent) for agent in order[:n_lost]],
         bad_agents=frozenset(order[::-1][: n_bad // 2]),
         greedy_tasks=frozenset(np.flatnonzero(rng.random(n_tasks) < 0.1).tolist()),
+        peak_spread=float(rng.choice([0, 0.5, 1.0])),
     )
     options = SchedulerOptions(
         n_retries=int(rng.integers(0, 4)),
@@ -260,6 +266,7 @@ def under_fire(rng: np.random.Generator) -> tuple[int, SimulationResult, Schedul
         jitter=0.5,
         faults=faults,
         options=options,
+        most_events=60 * n_tasks + 500,
         is_checked=True,
         is_recorded=True,
     )

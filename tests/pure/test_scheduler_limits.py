@@ -86,7 +86,7 @@ def unequal(options: SchedulerOptions = NO_LOOKAHEAD) -> Checked:
     pool = Checked(options)
     pool.join(0, 1, 10)
     pool.join(1, 1, 100)
-    sizes = (range(2), 9.0, 50), (range(2, 4), 9.0, 80), (range(4, 9), 1.0, 5)
+    sizes = (range(2), 1.0, 50), (range(2, 4), 1.0, 80), (range(4, 9), 1.0, 5)
     pool.add(tuple(m.TaskClass(0, *each) for each in sizes))
     return pool
 
@@ -128,13 +128,26 @@ def test_a_stage_that_opens_after_the_loss_is_not_stuck() -> None:
     assert pool.scheduler.counts(0) == Counts(0, 0, 0, 3, 0)
 
 
-def test_a_larger_agent_that_comes_later_changes_nothing_for_lone_tasks() -> None:
+def test_a_larger_agent_that_comes_later_takes_what_has_not_had_its_turn_alone() -> None:
     pool = unequal()
     pool.step(m.AgentLost(1))
-    pool.join(2, 2, 100)
+    assert assigned(pool.join(2, 2, 100)) == {2: [0, 1]}
     pool.work_off()
-    assert sorted(alone(pool.said)) == [0, 1, 2, 3]
+    assert alone(pool.said) == [2]
     assert pool.scheduler.counts(0).done == 9
+
+
+def test_smaller_agents_that_follow_the_first_ones_refuse_nothing() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 1, 100)
+    classes = (m.TaskClass(0, range(2), 1.0, 80), m.TaskClass(1, range(2, 4), 1.0, 80))
+    pool.add(classes, released=frozenset({0}))
+    pool.step(m.AgentLost(0))
+    assert alone(pool.join(1, 1, 10)) == [0]
+    pool.step(m.StageReleased(0, 1))
+    pool.work_off()
+    assert alone(pool.said) == [0, 1, 2, 3]
+    assert pool.scheduler.counts(0).done == 4
 
 
 def test_what_is_too_large_for_those_left_is_given_up_after_its_attempts_only() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,14 @@ def test_tiny_tasks_need_few_messages_and_keep_slots_busy() -> None:
 def test_predictions_wrong_by_a_hundred_cost_little(bias: float) -> None:
     result = run(3000, 0.1, Machine(4, 2, message_s=1e-4), bias=bias, jitter=0.3)
     assert result.efficiency > 0.97
+
+
+def test_true_times_may_be_given_and_are_not_what_the_scheduler_is_told() -> None:
+    times_s = np.array([1.0, 1.0, 1.0, 6.0])
+    told = run(4, 1.0, Machine(1, 2), times_s=times_s, options=NO_LOOKAHEAD)
+    assert (told.busy_s, told.lower_bound_s) == (9.0, 6.0)
+    assert told.makespan_s == 7.0  # the long one starts as the others do: last
+    assert times_s.tolist() == [1.0, 1.0, 1.0, 6.0]
 
 
 def test_a_busy_master_delays_everybody() -> None:
@@ -146,3 +156,14 @@ def test_agents_that_fail_no_more_than_the_others_stay_in_service() -> None:
     result = run(3000, 0.5, Machine(8, 2), jitter=0.5, faults=faults)
     assert result.n_set_aside == 0
     assert result.efficiency > 0.6
+
+
+@pytest.mark.parametrize("machine", [Machine(64, 1), Machine(16, 4)])
+def test_a_long_task_does_not_wait_behind_a_longer_one_while_short_ones_start(
+    machine: Machine,
+) -> None:
+    costs = {24.0: range(32), 12.0: range(32, 96), 1.0: range(96, 480)}
+    work = [m.TaskClass(0, ids, cost_s, key=cost_s) for cost_s, ids in costs.items()]
+    result = simulate(work, replace(machine, message_s=1e-3), rng=np.random.default_rng(0))
+    assert result.lower_bound_s == 30
+    assert result.efficiency > 0.99
