@@ -279,8 +279,7 @@ class Agent:
     def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
         for space in {space for space, _ in slot.outstanding}:
             ids = [task for of, task in slot.outstanding if of == space]
-            if not self._solo.put_back(slot):
-                self._backlog.put_back(space, np.array(ids, dtype=np.int64))
+            self._backlog.put_back(space, np.array(ids, dtype=np.int64))
         slot.outstanding.clear()
         self._pool.replace(slot, cause, is_its_fault=is_its_fault)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.wire import AgentInfo, Transport
+from qcmb_mpi.scheduling.learning import common_bytes
 from qcmb_mpi.scheduling.placement import Layout
 
 _UNSAID = QcmbError("has not answered yet")
@@ -44,9 +45,9 @@ class Crew:
         return not any(info.n_cores for info in self.present.values())
 
     @property
-    def most_bytes(self) -> int:
-        """The most memory that one of those who compute has; 0 if none has a limit."""
-        return max((i.memory_bytes for i in self.present.values() if i.n_cores), default=0)
+    def common_bytes(self) -> float:
+        """The memory that the large ones of those who compute have; infinite without a limit."""
+        return common_bytes(i.memory_bytes for i in self.present.values() if i.n_cores)
 
     @property
     def absent(self) -> list[int]:

@@ -226,15 +226,16 @@ class Dispatcher:
                     self._dismiss(agent, error)
 
     def _admissible(self, classes: tuple[m.TaskClass, ...]) -> tuple[m.TaskClass, ...]:
-        """Cap predicted memory at what the largest agent that computes has.
+        """Cap predicted memory at what the large agents that compute have.
 
         Predictions are rough before anything has run: a task that is thought too large runs alone
         instead of being refused.
         """
-        most = self._crew.most_bytes
-        if not most:
-            return classes
-        return tuple(replace(each, memory_bytes=min(each.memory_bytes, most)) for each in classes)
+        most = self._crew.common_bytes
+        return tuple(
+            replace(each, memory_bytes=int(most)) if each.memory_bytes > most else each
+            for each in classes
+        )
 
     # ----------------------------------------------------------------------- ending
 

@@ -27,6 +27,7 @@ from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.machine.peaks import PeakMemory
 from qcmb_mpi.machine.processor import processor_name
 from qcmb_mpi.programs.remedies import remedies
+from qcmb_mpi.programs.thread_config import calculation_environment
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class SlotResources:
         Memory of one calculation; 0 leaves it to the program.
     scratch : str, optional
         Scratch directory for programs; None leaves it to QCEngine.
+    is_guest : bool
+        Whether the process is the caller's, or somebody else's.
     """
 
     rank: int = 0
@@ -65,6 +68,7 @@ class SlotResources:
     n_threads: int = 1
     memory_bytes: int = 0
     scratch: str | None = None
+    is_guest: bool = False
 
     @property
     def task_config(self) -> dict[str, Any]:
@@ -167,24 +171,24 @@ class AtomicRunner:
         self._resources = resources
         self._wants_records = wants_records
         self._is_remedied = is_remedied
-        self._peak = PeakMemory()
+        self._known_variables: dict[str, dict[str, str]] = {}
 
     def run(self, task: int, program: str, make_input: Callable[[], AtomicInput]) -> Outcome:
         """Return the outcome of one calculation; a failure to make its input is one too."""
-        self._peak.start()
         start_s, clock, cpu = time.time(), time.perf_counter(), _cpu_s()
-        try:
-            fields = self._carry_out(program, make_input())
-        except Exception as error:
-            kind = "unknown_error" if isinstance(error, MemoryError) else "input_error"
-            fields = {"failure": failure(program, kind, traceback.format_exc())}
+        with PeakMemory(is_guest=self._resources.is_guest) as peak:
+            try:
+                fields = self._carry_out(program, make_input())
+            except Exception as error:
+                kind = "unknown_error" if isinstance(error, MemoryError) else "input_error"
+                fields = {"failure": failure(program, kind, traceback.format_exc())}
         return Outcome(
             space=0,
             task=task,
             start_s=start_s,
             seconds=time.perf_counter() - clock,
             cpu_s=_cpu_s() - cpu,
-            peak_bytes=self._peak.stop(),
+            peak_bytes=peak.n_bytes,
             host=self._resources.host,
             rank=self._resources.rank,
             slot=self._resources.slot,
@@ -218,13 +222,21 @@ class AtomicRunner:
         import qcengine
 
         try:
-            result = qcengine.compute(
-                inp, program, task_config=self._resources.task_config, return_version=2
-            )
+            with qcengine.util.environ_context(env=self._variables(program)):
+                result = qcengine.compute(
+                    inp, program, task_config=self._resources.task_config, return_version=2
+                )
             return judge(program, result, inp, wants_record=self._wants_records)
         except (Exception, SystemExit) as error:  # a harness may do anything; the slot must answer
             kind = "crashed" if isinstance(error, SystemExit) else "unknown_error"
             return {"failure": failure(program, kind, traceback.format_exc())}
+
+    def _variables(self, program: str) -> dict[str, str]:
+        found = self._known_variables.get(program)
+        if found is None:
+            found = calculation_environment(program, self._resources.n_threads)
+            self._known_variables[program] = found
+        return found
 
 
 def _cpu_s() -> float:

@@ -34,7 +34,7 @@ from typing import IO, Any
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
 from qcmb_mpi.execution.pipe import Pipe
-from qcmb_mpi.machine import launcher, threads
+from qcmb_mpi.machine import launcher, limits, threads
 from qcmb_mpi.machine.processes import cpu_s, kill_tree
 
 _START = (
@@ -50,7 +50,13 @@ PRELOAD = ("qcmb_mpi.execution.preload",)
 
 def clean_environment(environ: Mapping[str, str], n_threads: int = 1) -> dict[str, str]:
     """Return the environment of slots: no launcher variables, `n_threads` numeric threads."""
-    return launcher.child_environment(environ) | threads.thread_environment(n_threads)
+    granted = limits.read_limits()
+    return threads.slot_environment(
+        launcher.child_environment(environ),
+        n_threads,
+        most_threads=granted.n_cpus,
+        memory_bytes=granted.memory_bytes,
+    )
 
 
 class SlotProcess:

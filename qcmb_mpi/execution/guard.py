@@ -56,6 +56,13 @@ class MemoryGuard:
         The same, shared pages counted once.
     oom_kills : callable
         How many processes the kernel has killed for lack of memory so far.
+
+    Attributes
+    ----------
+    n_looks : int
+        How often it looked so far.
+    spent_s : float
+        Processor time that looking cost, in seconds.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class MemoryGuard:
         self._due_s = -float("inf")
         self._exact_due_s = -float("inf")
         self._trusted_bytes = 0
+        self.n_looks = 0
+        self.spent_s = 0.0
 
     def last_seen_bytes(self, pid: int) -> int:
         """Return what slot `pid` used when it was last looked at; 0 if it never was."""
@@ -100,6 +109,16 @@ class MemoryGuard:
         if now < self._due_s:
             return None
         self._due_s = now + _INTERVAL_S
+        began_s = time.thread_time()
+        try:
+            return self._look(busy, idle, limit_bytes, now)
+        finally:
+            self.n_looks += 1
+            self.spent_s += time.thread_time() - began_s
+
+    def _look(
+        self, busy: Collection[int], idle: Collection[int], limit_bytes: int, now: float
+    ) -> Overuse | None:
         # The last count but one: a kill may be counted before the end of the slot is seen.
         self._n_oom_kills = (self._n_oom_kills[1], self._oom_kills())
         if not limit_bytes or not busy:

@@ -47,6 +47,7 @@ def host_share(
     masks: Sequence[frozenset[int]] | None = None,
     memory_bytes: int | None = None,
     is_binding_respected: bool = False,
+    is_pinned: bool = True,
 ) -> HostShare:
     """Return the share of one of the ranks on this node.
 
@@ -60,6 +61,8 @@ def host_share(
         Limit of the node; default 80 % of what is granted.
     is_binding_respected : bool
         Keep to the binding the launcher made instead of the whole allocation.
+    is_pinned : bool
+        Whether slots are to have processors of their own.
     """
     layout = topology.read_topology()
     granted = limits.read_limits(is_binding_respected=is_binding_respected)
@@ -73,7 +76,7 @@ def host_share(
     info = AgentInfo(
         rank, socket.gethostname(), n_cores, node_bytes // len(masks), node_bytes, can_widen=True
     )
-    return HostShare(info, cpus if granted.is_mask_exact else (), layout)
+    return HostShare(info, cpus if is_pinned and granted.is_mask_exact else (), layout)
 
 
 def _n_physical(cpus: Sequence[int], layout: topology.Topology) -> int:

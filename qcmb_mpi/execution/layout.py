@@ -2,24 +2,28 @@
 
 Rules of this file
 ------------------
-1. One number of threads for all agents, so that numbers do not depend on where a task ran.
+1. One number of threads for all agents, and one memory that tasks are told of, so that numbers do
+   not depend on where a task ran.
 2. All is chosen for the whole plan: what a resumed run still has to do gets the same threads, and
    is told the same memory, as if it had never stopped.
+3. More than one thread must save seconds: programs' own threads give other last bits every time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
-from qcmb_mpi.scheduling.placement import Layout, choose_layout
-from qcmb_mpi.scheduling.widths import Widths, choose_widths
+from qcmb_mpi.scheduling.placement import Layout, choose_layout, counted
+from qcmb_mpi.scheduling.widths import Widths, choose_widths, end_s
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
+
+_WORTH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +83,58 @@ def place(
             n_agents=len(computing),
         )
 
-    if config.n_workers or config.n_threads or not all(each.can_widen for each in computing):
-        widths = Widths(layout(smallest, classes, config.n_threads), tuple(classes))
-    else:
-        widths = choose_widths(
+    def chosen() -> Widths:
+        if not all(each.can_widen for each in computing):
+            return Widths(layout(smallest, classes, None), tuple(classes))
+        return choose_widths(
             classes,
             max(1, smallest.n_cores),
             smallest.memory_bytes,
             thread_limit=thread_limit,
             n_agents=len(computing),
         )
+
+    is_fixed = config.n_workers or config.n_threads
+    n_threads = config.n_threads if is_fixed else 1
+    widths = Widths(layout(smallest, classes, n_threads), tuple(classes))
+    if not is_fixed:
+        widths = _worth_it(chosen(), widths, len(computing))
     first = widths.layout
+
+    unlike = {_size(each): each for each in computing}
+    layouts = {
+        size: layout(each, widths.narrow, first.n_threads) for size, each in unlike.items()
+    } | {_size(smallest): first}
+    told = {
+        "memory_per_slot_bytes": _least(x.memory_per_slot_bytes for x in layouts.values()),
+        "memory_per_agent_bytes": _least(x.memory_bytes for x in computing),
+    }
 
     def layout_of(info: AgentInfo) -> Layout:
         if not info.n_cores and len(infos) > 1:
             return Layout(0, first.n_threads, 0, "no slots because the master is dedicated")
-        if _size(info) == _size(smallest):
-            return first
-        return replace(layout(info, widths.narrow, first.n_threads), reason=first.reason)
+        return replace(layouts[_size(info)], reason=first.reason, **told)
 
     return Placement(layout_of, widths.classes, first.reason)
+
+
+def _worth_it(chosen: Widths, narrow: Widths, n_agents: int) -> Widths:
+    """Return what was chosen if it is predicted to save seconds, else one thread each."""
+    if chosen.layout.n_threads == 1 and not any(each.n_threads for each in chosen.classes):
+        return chosen
+    saved_s = end_s(narrow.classes, narrow.layout, n_agents) - end_s(
+        chosen.classes, chosen.layout, n_agents
+    )
+    if saved_s >= _WORTH_S:
+        return chosen
+    slots = counted(narrow.layout.n_slots, "slot")
+    reason = f"{slots} x 1 thread because more threads would save less than {_WORTH_S:g} s"
+    return replace(narrow, layout=replace(narrow.layout, reason=reason))
+
+
+def _least(limits: Iterable[int]) -> int:
+    """Return the least of some limits, 0 if there is none."""
+    return min(filter(None, limits), default=0)
 
 
 def _size(info: AgentInfo) -> tuple[int, int]:

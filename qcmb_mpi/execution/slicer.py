@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import qcelemental
-from qcelemental import periodictable
 
 from qcmb_mpi.expansion.system import ModelChemistry, System
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput, Molecule
 
-# What QCElemental writes into a molecule that it validates.
-_PROVENANCE = {
-    "creator": "QCElemental",
-    "version": qcelemental.__version__,
-    "routine": "qcelemental.molparse.from_schema",
-}
+
+@lru_cache(maxsize=1)
+def _provenance() -> dict[str, str]:
+    """Return what QCElemental writes into a molecule that it validates."""
+    import qcelemental
+
+    return {
+        "creator": "QCElemental",
+        "version": qcelemental.__version__,
+        "routine": "qcelemental.molparse.from_schema",
+    }
 
 
 class Slicer:
@@ -44,6 +48,8 @@ class Slicer:
     """
 
     def __init__(self, system: System) -> None:
+        from qcelemental import periodictable
+
         self._system = system
         self._symbols = np.array(system.symbols)
         self._slices = tuple(system.fragment_slices)
@@ -92,7 +98,7 @@ class Slicer:
             "molecular_multiplicity": sum(m - 1 for m in multiplicities) + 1,
             "fix_com": True,
             "fix_orientation": True,
-            "provenance": _PROVENANCE,
+            "provenance": _provenance(),
         }
         mass_numbers = np.asarray(system.mass_numbers)[atoms]
         if not np.array_equal(mass_numbers, self._usual_mass_numbers[atoms]):

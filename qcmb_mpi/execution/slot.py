@@ -82,7 +82,7 @@ class _Desk:
     def _settle(self, resources: SlotResources) -> None:
         if resources is not self._settled:  # another space was opened since
             self._settled = resources
-            _settle(resources)
+            settle(resources)
 
 
 def _outlast_termination() -> None:
@@ -103,8 +103,8 @@ def _build(
         return Refusal(resources, error), error
 
 
-def _settle(resources: SlotResources) -> None:
-    """Take up the processors and threads that are ours, before any numeric work."""
+def settle(resources: SlotResources) -> None:
+    """Take up the processors and threads that are this process's, before any numeric work."""
     if resources.cpus:
         pin(resources.cpus)
     os.environ.update(thread_environment(resources.n_threads))

@@ -4,6 +4,7 @@ Rules of this file
 ------------------
 1. Such a task waits until every slot has finished, then runs in one of them, which is lent what the
    others have: all cores for a wide task, the memory of the node for one that must be alone.
+   A wide task is told no more memory than the smallest agent has: its numbers depend on that.
 2. What was lent is taken back before anything else starts.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from qcmb_mpi.execution.slotpool import SlotPool
 from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.execution.wire import AgentInfo, TaskIds, Work
+from qcmb_mpi.scheduling.placement import Layout
 
 
 class Solo:
@@ -56,17 +58,10 @@ class Solo:
         self._waiting = deque(work for work in self._waiting if work.space != space)
         return np.concatenate(taken) if taken else np.empty(0, dtype=np.int64)
 
-    def put_back(self, slot: Slot) -> bool:
-        """Let a task that its slot had not begun run again; False if it is not ours."""
-        if slot is not self._slot or self._work is None:
-            return False
-        self._waiting.appendleft(self._work)
-        return True
-
     def takes_over(self, now: float) -> bool:
         """Go on if it is time to; tell whether nothing else may be started."""
         if self._slot is not None and not self._slot.outstanding:
-            self._end(self._slot, now)
+            self._take_back(self._slot, now)
         if self._slot is None and self._waiting:
             self._start(now)
             return True
@@ -81,18 +76,20 @@ class Solo:
         for slot in slots:
             if work.space in slot.spaces and slot.is_ready and not slot.n_unanswered:
                 self._work, self._slot = self._waiting.popleft(), slot
-                slot.open(self._pool.spaces[work.space], now, **self._lent(work))
+                message = self._pool.spaces[work.space]
+                slot.open(message, now, **self._lent(work, message.layout))
                 slot.start(work.space, work.ids, now)
                 return
 
-    def _lent(self, work: Work) -> dict[str, Any]:
-        lent: dict[str, Any] = {"memory_bytes": self.limit_bytes}
+    def _lent(self, work: Work, layout: Layout) -> dict[str, Any]:
+        told_bytes = 0 if work.is_alone else layout.memory_per_agent_bytes
+        lent: dict[str, Any] = {"memory_bytes": told_bytes or self.limit_bytes}
         if work.n_threads:
             lent |= {"n_threads": work.n_threads, "cpus": self._pool.cpus(work.n_threads)}
         return lent
 
-    def _end(self, slot: Slot, now: float) -> None:
+    def _take_back(self, slot: Slot, now: float) -> None:
+        space = -1 if self._work is None else self._work.space
         self._work = self._slot = None
-        if slot in self._pool.slots:
-            for space in filter(self._pool.spaces.__contains__, list(slot.spaces)):
-                slot.open(self._pool.spaces[space], now)
+        if slot in self._pool.slots and space in slot.spaces and space in self._pool.spaces:
+            slot.open(self._pool.spaces[space], now)

@@ -3,6 +3,7 @@
 Rules of this file
 ------------------
 1. No store: results are the caller's.
+2. Every task has the threads of a slot: what a program in a list gains by more is not known.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
@@ -17,6 +19,8 @@ from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.tasks import ParallelTask, TaskListRecipe, TaskResult, TaskStatus
+from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.programs.profiles import profile
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
@@ -45,11 +49,18 @@ def run_tasks(
     recipe = TaskListRecipe(tuple(tasks), config.imports, config.is_remedied)
     job = Job(executor.next_space(), recipe, _classes(tasks))
     try:
-        dispatcher.open(job, lambda infos: place(infos, job.classes, config))
+        limit = None if any(profile(each.program).is_threaded for each in tasks) else 1
+        dispatcher.open(
+            job, lambda infos: place(_narrow(infos), job.classes, config, thread_limit=limit)
+        )
         dispatcher.run()
     finally:
         dispatcher.close(job)
     return collected.results()
+
+
+def _narrow(infos: Sequence[AgentInfo]) -> tuple[AgentInfo, ...]:
+    return tuple(replace(info, can_widen=False) for info in infos)
 
 
 def _classes(tasks: Sequence[ParallelTask]) -> tuple[m.TaskClass, ...]:

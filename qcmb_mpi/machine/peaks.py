@@ -2,48 +2,92 @@
 
 Linux keeps a high-water mark per process and lowers it to what is resident now when asked to
 (``clear_refs``; measured: 10 us, and 16 us to read the mark, in a process with PySCF loaded, with
-0.8 GB as without). Elsewhere the mark is of the whole life of the process.
+0.8 GB as without). Other marks are of a whole life: of programs that have ended the system tells
+only how large the largest ever was.
 
 Rules of this file
 ------------------
-1. A figure that cannot be had is replaced by one that is too large, never by one too small.
+1. A mark that grew tells the peak; one that did not only that the peak was no higher. What cannot
+   be told for certain is 0, unknown.
+2. While several tasks run in one process nothing can be told of any of them.
+3. The marks of a process that is not ours are left alone: its owner may want them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from types import TracebackType
 
 _CLEAR = "/proc/self/clear_refs"
 _STATUS = "/proc/self/status"
 _RESET_HIGH_WATER_MARK = b"5"
 _MARK = b"VmHWM:"
 
+_running: set[PeakMemory] = set()  # in this process, in several threads
+
 
 class PeakMemory:
-    """Measures the peak of this process, or of the largest program that it ran, task by task."""
+    """Measures the peak of one task: that of this process, or of the largest program it ran.
 
-    def __init__(self) -> None:
-        self._children_bytes = 0
+    A context manager, for one task.
+
+    Parameters
+    ----------
+    is_guest : bool
+        Whether the process is somebody else's.
+
+    Attributes
+    ----------
+    n_bytes : int
+        The peak, when the task has ended; 0 if it is unknown.
+    """
+
+    def __init__(self, *, is_guest: bool = False) -> None:
+        self.n_bytes = 0
+        self._is_guest = is_guest
+        self._is_alone = True
         self._is_reset = False
+        self._own = self._programs = 0
+        self._programs_s = 0.0
 
-    def start(self) -> None:
-        """Begin a task."""
-        self._children_bytes = _children_bytes()
-        self._is_reset = False
-        with contextlib.suppress(OSError), open(_CLEAR, "wb", buffering=0) as file:
-            file.write(_RESET_HIGH_WATER_MARK)
-            self._is_reset = True
+    def __enter__(self) -> PeakMemory:
+        _running.add(self)
+        if len(_running) > 1:
+            for each in tuple(_running):
+                each._is_alone = False
+        self._programs, self._programs_s = _programs()
+        self._is_reset = not self._is_guest and _reset()
+        self._own = 0 if self._is_reset else _own_bytes()
+        return self
 
-    def stop(self) -> int:
-        """End it and return its peak in bytes.
-
-        The system tells of programs only how large the largest ever was: one that ran in this task
-        counts if that grew meanwhile.
-        """
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         own = (_high_water_mark() if self._is_reset else 0) or _own_bytes()
-        children = _children_bytes()
-        return max(own, children) if children > self._children_bytes else own
+        programs, seconds = _programs()
+        pairs = [(self._own, own)]
+        if programs > self._programs or seconds > self._programs_s:
+            pairs.append((self._programs, programs))
+        _running.discard(self)
+        if self._is_alone:
+            self.n_bytes = _largest(pairs)
+
+
+def _largest(pairs: list[tuple[int, int]]) -> int:
+    """Return the largest of some peaks, given their marks before and after; 0 if it is unknown."""
+    known = max((after for before, after in pairs if after > before), default=0)
+    return known if all(after <= known for _, after in pairs) else 0
+
+
+def _reset() -> bool:
+    with contextlib.suppress(OSError), open(_CLEAR, "wb", buffering=0) as file:
+        file.write(_RESET_HIGH_WATER_MARK)
+        return True
+    return False
 
 
 def _high_water_mark() -> int:
@@ -57,18 +101,19 @@ def _high_water_mark() -> int:
 
 
 def _own_bytes() -> int:
-    return _most_bytes("RUSAGE_SELF")
+    return _usage("RUSAGE_SELF")[0]
 
 
-def _children_bytes() -> int:
-    return _most_bytes("RUSAGE_CHILDREN")
+def _programs() -> tuple[int, float]:
+    return _usage("RUSAGE_CHILDREN")
 
 
-def _most_bytes(who: str) -> int:
-    """Return the most that was ever resident, 0 on systems that do not tell."""
+def _usage(who: str) -> tuple[int, float]:
+    """Return the most that was ever resident, and processor seconds; 0 where nobody tells."""
     try:
         import resource
     except ImportError:
-        return 0
+        return 0, 0.0
+    usage = resource.getrusage(getattr(resource, who))
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * int(resource.getrusage(getattr(resource, who)).ru_maxrss)
+    return unit * int(usage.ru_maxrss), usage.ru_utime + usage.ru_stime

@@ -221,7 +221,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
         Ascending; empty for anything that is not such a list.
     """
     cpus: set[int] = set()
-    for part in text.strip().split(","):
+    for part in text.strip(" \n\0").split(","):  # Linux 5.15 may end it with a zero byte
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
             return ()

@@ -137,34 +137,15 @@ def n_basis_functions(
     )
 
 
-def n_electrons(system: System, real: Sequence[int]) -> int:
-    """Count the electrons of the real atoms that a program treats.
+@lru_cache(maxsize=4096)
+def electrons_of_atom(symbol: str) -> int:
+    """Return the electrons of a neutral atom that a program treats.
 
-    Parameters
-    ----------
-    system : System
-    real : sequence of int
-        Fragments, 1-based.
-
-    Returns
-    -------
-    int
-        Without those that core potentials stand for in heavy atoms, whether there are any or not:
-        what is concluded from it is then rather too small.
+    Those that a core potential stands for in heavy atoms, beyond krypton, are left out whether
+    there is one or not: what is concluded from the number is then rather too small.
     """
-    slices = system.fragment_slices
-    numbers = (
-        _NUMBER.get(symbol.capitalize(), len(_SYMBOLS))
-        for fragment in real
-        for symbol in system.symbols[slices[fragment - 1]]
-    )
-    charge = sum(system.fragment_charges[fragment - 1] for fragment in real)
-    return max(0, round(sum(number - _n_core(number) for number in numbers) - charge))
-
-
-def _n_core(number: int) -> int:
-    """Return the electrons in the core potential of an atom: none up to krypton."""
-    return 60 if number > 71 else 46 if number > 54 else 28 if number > 36 else 0
+    number = _NUMBER.get(symbol.capitalize(), len(_SYMBOLS))
+    return number - (60 if number > 71 else 46 if number > 54 else 28 if number > 36 else 0)
 
 
 @lru_cache(maxsize=4096)

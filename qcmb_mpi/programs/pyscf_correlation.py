@@ -16,7 +16,17 @@ import numpy as np
 from qcmb_mpi.programs.names import RequestError
 from qcmb_mpi.programs.pyscf_keywords import Settings
 from qcmb_mpi.programs.pyscf_model import Method
-from qcmb_mpi.programs.pyscf_run import Array, NotConverged, Numbers, n_cycles, scf_gradient
+from qcmb_mpi.programs.pyscf_run import (
+    HELD_MEMORY_MB,
+    Array,
+    NotConverged,
+    Numbers,
+    n_cycles,
+    scf_gradient,
+)
+
+# What gradients keep for each function of a block, over nao^3; a tenth is left for the rest.
+_BLOCK_MB = 2.5 * 8 / 0.9e6
 
 
 def run(mf: Any, method: Method, settings: Settings, driver: str, numbers: Numbers) -> None:
@@ -92,6 +102,7 @@ def _run_mp2(mf: Any, frozen: int | list[int] | None, driver: str, numbers: Numb
     )
     numbers.energy += correlation
     if driver == "gradient":
+        _make_room(solver)
         numbers.gradient = np.asarray(solver.nuc_grad_method().kernel(), dtype=np.float64)
 
 
@@ -130,9 +141,18 @@ def _require(is_converged: bool, what: str, n_cycles: int) -> None:
         )
 
 
+def _make_room(solver: Any) -> None:
+    """Let a gradient have memory for its largest shell: told of less, PySCF 2.14 fails at once."""
+    molecule = solver.mol
+    shell = int(np.diff(molecule.ao_loc_nr()).max())
+    least_mb = HELD_MEMORY_MB + 1.0 + shell * molecule.nao**3 * _BLOCK_MB
+    solver.max_memory = max(solver.max_memory, least_mb)
+
+
 def _ccsd_gradient(solver: Any, integrals: Any) -> Array:
     solver.solve_lambda(eris=integrals)
     _require(solver.converged_lambda, "lambda", solver.max_cycle)
+    _make_room(solver)
     return np.asarray(solver.nuc_grad_method().kernel(eris=integrals), dtype=np.float64)
 
 
@@ -144,5 +164,6 @@ def _triples_gradient(solver: Any, integrals: Any) -> Array:
         solver, integrals, solver.t1, solver.t2, max_cycle=solver.max_cycle, tol=1e-9
     )
     _require(is_converged, "lambda", solver.max_cycle)
+    _make_room(solver)
     kernel = ccsd_t.Gradients(solver).kernel
     return np.asarray(kernel(solver.t1, solver.t2, l1, l2, eris=integrals), dtype=np.float64)

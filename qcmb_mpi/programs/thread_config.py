@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qcmb_mpi.machine.threads import stack_bytes, thread_environment
+from qcmb_mpi.machine.threads import process_environment, stack_environment, thread_environment
 from qcmb_mpi.programs.profiles import profile
 
 Kind = Literal["threads", "processes", "mpi", "serial"]
@@ -29,7 +29,6 @@ class _Way:
 
     kind: Kind
     how: str
-    has_large_stacks: bool = False
 
 
 _OPENMP = "uses {n} OpenMP threads"
@@ -38,22 +37,22 @@ _ALONE = "works on one core through QCEngine's harness"
 _WAYS: dict[str, _Way] = {
     "psi4": _Way("threads", "is started with --nthread {n}"),
     "pyscf": _Way("threads", _IN_PROCESS),
-    "tblite": _Way("threads", _IN_PROCESS, has_large_stacks=True),
-    "cfour": _Way("threads", "uses {n} OpenMP and BLAS threads", has_large_stacks=True),
+    "tblite": _Way("threads", _IN_PROCESS),
+    "cfour": _Way("threads", "uses {n} OpenMP and BLAS threads"),
     "qchem": _Way("threads", "is started with -nt {n}"),
-    "mopac": _Way("threads", "uses {n} OpenMP and MKL threads", has_large_stacks=True),
+    "mopac": _Way("threads", "uses {n} OpenMP and MKL threads"),
     "mrchem": _Way("threads", _OPENMP),
     "adcc": _Way("threads", "runs a pool of {n} threads"),
     "openmm": _Way("threads", "runs its CPU platform with {n} threads"),
     "jaguar": _Way("threads", "is started with -PARALLEL {n}"),
-    "s-dftd3": _Way("threads", _IN_PROCESS, has_large_stacks=True),
-    "dftd4": _Way("threads", _IN_PROCESS, has_large_stacks=True),
+    "s-dftd3": _Way("threads", _IN_PROCESS),
+    "dftd4": _Way("threads", _IN_PROCESS),
     **dict.fromkeys(("torchani", "aimnet2", "mace", "orb"), _Way("threads", _IN_PROCESS)),
     "gamess": _Way("processes", "is started by rungms with {n} processes"),
     "molpro": _Way("processes", "is started with -n {n}, which are processes"),
     "orca": _Way("processes", "runs {n} processes: its harness has to write them into the input"),
     "nwchem": _Way("mpi", "is started as {n} MPI ranks"),
-    "xtb": _Way("serial", _ALONE, has_large_stacks=True),
+    "xtb": _Way("serial", _ALONE),
     "turbomole": _Way("serial", _ALONE),
 }
 
@@ -128,14 +127,9 @@ def configure_program(
         mpiexec = mpiexec_command or _known_mpiexec()
     n_cores, reason = _cores(name, way, n_threads, has_mpiexec=mpiexec is not None)
     is_ranks = way.kind in ("processes", "mpi")
-    environment = thread_environment(1 if is_ranks else n_cores)
-    if is_ranks:
-        # QCEngine sets OMP_NUM_THREADS to the number of cores for every program; with as many
-        # processes that would be its square.
-        environment["OMP_THREAD_LIMIT"] = "1"
+    environment = process_environment() if is_ranks else thread_environment(n_cores)
     environ = os.environ if environ is None else environ
-    if way.has_large_stacks and "OMP_STACKSIZE" not in environ:
-        environment["OMP_STACKSIZE"] = f"{stack_bytes(n_cores, memory_bytes) // 2**20}M"
+    environment |= stack_environment(environ, n_cores, memory_bytes)
     task_config: dict[str, Any] = {"ncores": n_cores, "nnodes": 1}
     if memory_bytes:
         task_config["memory"] = max(round(memory_bytes / 2**30, 3), 0.001)
@@ -159,6 +153,23 @@ def can_use_cores(program: str, *, mpiexec_command: str | None = None) -> bool:
     if kind == "mpi":
         return (mpiexec_command or _known_mpiexec()) is not None
     return kind != "serial"
+
+
+def calculation_environment(program: str, n_threads: int) -> dict[str, str]:
+    """Give what a program needs besides the environment of a slot of ``n_threads`` threads.
+
+    Parameters
+    ----------
+    program : str
+    n_threads : int
+
+    Returns
+    -------
+    dict of str to str
+        To be set while it computes; empty for programs that thread.
+    """
+    is_ranks = n_threads > 1 and _way(program.lower()).kind in ("processes", "mpi")
+    return process_environment() if is_ranks else {}
 
 
 def _cores(name: str, way: _Way, n_asked: int, *, has_mpiexec: bool) -> tuple[int, str]:

@@ -41,8 +41,7 @@ class HybridParallelConfig(ExecutorConfig):
     qc_threads_per_fragment : int, optional
         Threads of one calculation, the same as ``n_threads``; default by the strategy.
     enable_thread_affinity : bool
-        Whether :meth:`QCThreadManager.allocate_thread_resources` gives each worker cores of its
-        own.
+        Whether each worker gets cores of its own; False is the same as ``is_pinned=False``.
     thread_allocation_strategy : {"memory_aware", "adaptive", "balanced"}
         *balanced*: the same threads for everyone, one unless said otherwise. *adaptive*: by the
         predicted work. *memory_aware*: by the work, and no more workers than memory allows; a run
@@ -67,6 +66,7 @@ class HybridParallelConfig(ExecutorConfig):
         for name in ("qc_threads_per_fragment", "max_total_threads"):
             _check_count(name, getattr(self, name))
         _check_strategy(self.thread_allocation_strategy)
+        self._fix("is_pinned", self.is_pinned and self.enable_thread_affinity)
         threads, most = self.qc_threads_per_fragment, self.max_total_threads
         if threads is not None and self.n_threads not in (None, threads):
             raise InputError(
@@ -87,7 +87,7 @@ class HybridParallelConfig(ExecutorConfig):
         self._fix("n_threads", self.n_threads or 1)
         self._fix("n_workers", most // (self.n_threads or 1))
 
-    def _fix(self, name: str, value: int | None) -> None:
+    def _fix(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
 
@@ -343,7 +343,7 @@ class QCThreadManager:
     def _allocated(self, layout: Layout, cut: str) -> ThreadAllocation:
         n_slots, n_threads = layout.n_slots, layout.n_threads
         cpus: list[tuple[int, ...]] = []
-        if self.config.enable_thread_affinity and self._share.cpus:
+        if self.config.is_pinned and self._share.cpus:
             ours = self._share.cpus[: self.n_cores] if self._is_capped else self._share.cpus
             cpus = affinity.divide(ours, self._share.topology, n_slots)
         return ThreadAllocation(

@@ -49,15 +49,24 @@ def open_space(
     n_slots: int = 2,
     timeout_s: float = 30.0,
     scratch: Path | None = None,
+    space: int = 0,
+    memory_per_agent_bytes: int = 0,
 ) -> None:
-    """Open space 0."""
-    layout = Layout(n_slots, 1, 10**8, "as the test says")
-    agent.handle(Open(0, recipe, layout, timeout_s, None if scratch is None else str(scratch)))
+    """Open a space."""
+    layout = Layout(n_slots, 1, 10**8, "as the test says", memory_per_agent_bytes)
+    agent.handle(Open(space, recipe, layout, timeout_s, None if scratch is None else str(scratch)))
 
 
-def work(agent: Agent, ids: Iterable[int], *, is_alone: bool = False, n_threads: int = 0) -> None:
-    """Give tasks of space 0."""
-    agent.handle(Work(0, np.array(list(ids), dtype=np.int64), is_alone, n_threads))
+def work(
+    agent: Agent,
+    ids: Iterable[int],
+    *,
+    is_alone: bool = False,
+    n_threads: int = 0,
+    space: int = 0,
+) -> None:
+    """Give tasks of a space."""
+    agent.handle(Work(space, np.array(list(ids), dtype=np.int64), is_alone, n_threads))
 
 
 def hear(agent: Agent, is_enough: Callable[[list[FromAgent]], bool]) -> list[FromAgent]:

@@ -104,6 +104,40 @@ def test_alone_a_wide_task_has_all_memory_of_the_node_too(agent: Agent) -> None:
     assert (wide.n_threads, wide.peak_bytes) == (2, INFO.node_memory_bytes)
 
 
+def test_a_wide_task_is_told_what_the_smallest_agent_has(agent: Agent) -> None:
+    open_space(agent, TellsThreads(), memory_per_agent_bytes=5 * 10**8)
+    work(agent, [WIDE], n_threads=2)
+    assert hear_outcomes(agent, 1)[WIDE].peak_bytes == 5 * 10**8
+    work(agent, [WIDE], n_threads=2, is_alone=True)
+    assert hear_outcomes(agent, 1)[WIDE].peak_bytes == INFO.node_memory_bytes
+
+
+@dataclass(frozen=True)
+class CountsBuilds:
+    """A recipe that leaves a line in a file for every engine that is built."""
+
+    path: Path
+
+    def build(self, resources: SlotResources) -> TellsThreads:
+        with self.path.open("a") as file:
+            file.write(f"{resources.n_threads}\n")
+        return TellsThreads().build(resources)
+
+
+def test_what_other_spaces_have_is_left_alone(agent: Agent, tmp_path: Path) -> None:
+    for space in (0, 1):
+        open_space(agent, CountsBuilds(tmp_path / str(space)), space=space)
+    work(agent, [WIDE], n_threads=2)
+    assert hear_outcomes(agent, 1)[WIDE].n_threads == 2
+    for space in (0, 1):
+        work(agent, range(8), space=space)
+        done = hear_outcomes(agent, 8)
+        assert {(each.n_threads, each.program) for each in done.values()} == {(1, "1")}
+        assert {each.version for each in done.values()} <= {"0", "1"}
+    built = [sorted((tmp_path / str(space)).read_text().split()) for space in (0, 1)]
+    assert built == [["1", "1", "1", "2"], ["1", "1"]]
+
+
 def test_one_after_the_other_and_one_that_has_not_started_is_given_back(agent: Agent) -> None:
     open_space(agent, TellsThreads(seconds=0.5))
     work(agent, [WIDE], n_threads=2)
@@ -130,8 +164,8 @@ def test_the_end_of_its_slot_is_told_with_its_threads(agent: Agent) -> None:
 @pytest.mark.parametrize("n_done", [0, SPACE.n_tasks - 3])
 def test_a_resumed_run_gives_every_task_the_threads_it_would_have_had(n_done: int) -> None:
     n_tasks, n_giants = SPACE.n_tasks, 2
-    first = TaskClass(0, range(n_tasks - n_giants), 1.0, parallel_fraction=0.9)
-    giants = TaskClass(0, range(n_tasks - n_giants, n_tasks), 40.0, parallel_fraction=0.9)
+    first = TaskClass(0, range(n_tasks - n_giants), 1.0, parallel_fraction=0.98)
+    giants = TaskClass(0, range(n_tasks - n_giants, n_tasks), 40.0, parallel_fraction=0.98)
     done = np.arange(n_done)
     job = Job(0, ToyRecipe(EXPANSION), (first, giants), done)
     info = AgentInfo(0, "here", 4, 10**9, can_widen=True)

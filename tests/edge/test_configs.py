@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from qcmb_mpi import (
 )
 from qcmb_mpi.driver import RunEnd, RunOptions, run_expansion
 from qcmb_mpi.execution.executors.configs import adapted, demanded, fitted
+from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
@@ -50,6 +52,21 @@ def test_bounds_are_kept_and_used_up() -> None:
     assert chosen(AdaptiveParallelConfig(max_threads=2), *work(1)) == (4, 2)
     assert chosen(AdaptiveParallelConfig(min_workers=4), *work(1)) == (4, 2)
     assert chosen(AdaptiveParallelConfig(max_workers=3), *work(100), thread_limit=1) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "layouts"),
+    [
+        ({"max_workers": 8}, [(8, 1), (8, 1)]),
+        ({"min_threads": 2}, [(4, 2), (8, 2)]),
+        ({"max_workers": 12, "min_threads": 2}, [(4, 2), (8, 2)]),
+    ],
+)
+def test_bounds_hold_on_every_agent(bounds: dict[str, int], layouts: list[tuple[int, int]]) -> None:
+    infos = [NODE, replace(NODE, rank=1, n_cores=16, memory_bytes=16 * 10**9)]
+    config = adapted(AdaptiveParallelConfig(**bounds), infos, work(1000))
+    found = map(place(infos, work(1000), config).layout_of, infos)
+    assert [(each.n_slots, each.n_threads) for each in found] == layouts
 
 
 def test_memory_and_cores_limit_what_bounds_can_ask_for() -> None:
@@ -104,6 +121,7 @@ def test_memory_that_a_method_is_known_to_need_replaces_the_prediction() -> None
     classes = work(3)
     (told,) = demanded(config, classes, lambda _: ("pyscf", "ccsd(t)"))
     assert told.memory_bytes == 5 * 10**9
+    assert told.floor_bytes == told.memory_bytes
     assert demanded(config, classes, lambda _: ("pyscf", "hf")) == classes
     assert demanded(ExecutorConfig(), classes, lambda _: ("pyscf", "ccsd(t)")) == classes
 

@@ -285,6 +285,17 @@ def test_no_task_is_measured_by_the_memory_of_a_master_that_computes_nothing() -
     assert notes.done == TRUTH
 
 
+def test_what_is_thought_too_large_fits_into_all_nodes_that_differ_by_a_page() -> None:
+    transport, notes = RecordingTransport(3), Notes()
+    sizes = (10**9, 10**9 - 4096, 10**9 - 8192)
+    transport.infos = {
+        rank: AgentInfo(rank, f"node{rank}", 1, size) for rank, size in enumerate(sizes)
+    }
+    classes = (TaskClass(stage=0, ids=range(SPACE.n_tasks), cost_s=1.0, memory_bytes=2 * 10**9),)
+    assert work(transport, Job(0, ToyRecipe(EXPANSION), classes), notes)
+    assert {to for to, _ in transport.sent_of(Work)} == {0, 1, 2}
+
+
 def test_nothing_to_do_opens_no_agent_and_waits_for_none() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = Dispatcher(transport, 7, notes)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from qcmb_mpi import (
     ThreadExecutor,
 )
 from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution.wire import AgentInfo, Open, Transport, Work
 from tests.edge.agent_cases import slots_of
 from tests.edge.task_cases import IMPORTS, energies, energy, task
+from tests.edge.transports import RecordingTransport
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +127,33 @@ def _the_pool_is_as_good_as_before(executor: Executor) -> None:
     assert energies(executor.execute([task(n) for n in range(1, 9)])) == [
         energy(n) for n in range(1, 9)
     ]
+
+
+class Recorded(Executor):
+    """A node of 8 cores that says it can widen, and a record of what it was sent."""
+
+    name = "recorded"
+
+    def _start(self) -> Transport:
+        self.recorded = RecordingTransport()
+        self.recorded.infos[0] = AgentInfo(0, "here", 8, 0, can_widen=True)
+        return self.recorded
+
+
+@pytest.mark.parametrize(("program", "is_threaded"), [("flaky", True), ("xtb", False)])
+def test_explicit_tasks_have_the_threads_of_a_slot(program: str, is_threaded: bool) -> None:
+    """They are never wide, and have one thread if no program in the list knows of more."""
+    few = [replace(task(2), estimated_cost=1000.0, program=program) for _ in range(2)]
+    short = replace(task(1), estimated_cost=1.0, program=program)
+    tail = [replace(short, estimated_cost=600.0), *[short] * 1200]
+    for tasks in (few, tail):
+        executor = Recorded(ExecutorConfig(imports=IMPORTS, max_retries=0))
+        with executor:
+            executor.execute(tasks)
+            sent = executor.recorded.sent
+        [layout] = [message.layout for _, message in sent if isinstance(message, Open)]
+        assert (layout.n_threads > 1) is is_threaded
+        assert {message.n_threads for _, message in sent if isinstance(message, Work)} == {0}
 
 
 def test_processes_survive_what_programs_do() -> None:

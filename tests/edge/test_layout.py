@@ -97,6 +97,16 @@ def test_memory_is_looked_at_on_every_node() -> None:
             assert layout.memory_per_slot_bytes >= 4 * GB
 
 
+def test_every_task_is_told_the_same_memory_wherever_it_runs() -> None:
+    infos = [able(0, 8, 32 * GB), able(1, 4, 64 * GB), able(2, 8, 24 * GB)]
+    for classes in (work(1000, 1.0, 2 * GB), TAIL):
+        chosen = layouts(infos, classes)
+        assert {each.memory_per_slot_bytes for each in chosen} == {3 * GB}
+        assert {each.memory_per_agent_bytes for each in chosen} == {24 * GB}
+    [unknown] = layouts([able(0, 8)], TAIL)
+    assert (unknown.memory_per_slot_bytes, unknown.memory_per_agent_bytes) == (0, 0)
+
+
 def test_what_the_user_fixed_is_kept() -> None:
     [chosen] = layouts([info(0, 8)], work(1000), n_workers=3, n_threads=2)
     assert (chosen.n_slots, chosen.n_threads) == (3, 2)
@@ -120,3 +130,13 @@ def test_no_work_is_a_layout_too(n_cores: int) -> None:
     [chosen] = layouts([info(0, n_cores)], [])
     assert 1 <= chosen.n_slots * chosen.n_threads <= n_cores
     assert chosen.reason
+
+
+def test_more_threads_must_save_seconds() -> None:
+    """They cost the identity of the last bits."""
+    [short] = layouts([able(0, 4)], work(1, 1.5))
+    assert (short.n_slots, short.n_threads) == (4, 1)
+    assert short.reason == "4 slots x 1 thread because more threads would save less than 1 s"
+    assert layouts([able(0, 4)], work(1, 30.0))[0].n_threads == 4
+    tail = [*work(100, 0.01), TaskClass(1, range(100, 101), 1.5)]
+    assert place([able(0, 4)], tail, ExecutorConfig()).classes == tuple(tail)

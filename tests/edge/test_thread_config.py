@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 import pytest
 import qcengine
+from qcelemental.models.v2 import AtomicInput
 from qcengine.config import NodeDescriptor, get_config
 from qcengine.programs.base import programs, register_program, unregister_program
 from qcengine.programs.model import ProgramHarness
 
+from qcmb_mpi.execution.engine import AtomicRunner, SlotResources
+from qcmb_mpi.execution.forkserver import clean_environment
+from qcmb_mpi.machine.threads import slot_environment, thread_environment
 from qcmb_mpi.programs import register, thread_config
 from qcmb_mpi.programs.profiles import profile
 from qcmb_mpi.programs.thread_config import can_use_cores, configure_program
@@ -85,8 +90,8 @@ def test_mpiexec_of_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> 
     assert configure_program("nwchem", 2).threads_per_calculation == 1
 
 
-@pytest.mark.parametrize("program", ["tblite", "xtb", "cfour", "dftd4"])
-def test_large_stacks_for_fortran(program: str) -> None:
+@pytest.mark.parametrize("program", ["tblite", "xtb", "cfour", "dftd4", "psi4"])
+def test_large_stacks(program: str) -> None:
     made = configure_program(program, 4, 2 * GIB, environ={})
     n_threads = made.threads_per_calculation
     assert made.environment_variables["OMP_STACKSIZE"] == f"{min(256, 512 // n_threads)}M"
@@ -123,6 +128,49 @@ def test_the_table_agrees_with_what_harnesses_declare() -> None:
             assert not programs[name].thread_parallel
 
 
+# ----------------------------------------------------------------------------- slots of an executor
+
+
+def test_a_slot_is_told_of_threads_by_nobody_else() -> None:
+    spoilt = {
+        "OMP_NUM_THREADS": "64",
+        "OMP_THREAD_LIMIT": "1",
+        "OMP_WAIT_POLICY": "ACTIVE",
+        "GOMP_SPINCOUNT": "infinite",
+        "KMP_BLOCKTIME": "infinite",
+        "MKL_DOMAIN_NUM_THREADS": "MKL_BLAS=8",
+        "OPENBLAS_THREAD_TIMEOUT": "30",
+    }
+    made = clean_environment({"PATH": "/bin", **spoilt}, 2)
+    assert {"PATH": "/bin", **thread_environment(2)}.items() <= made.items()
+    assert made.keys() - thread_environment(2).keys() == {"PATH", "OMP_STACKSIZE"}
+    assert clean_environment({"OMP_STACKSIZE": "1G"})["OMP_STACKSIZE"] == "1G"
+
+
+def test_stacks_are_for_the_widest_calculation_that_may_come() -> None:
+    made = slot_environment({}, 1, most_threads=64, memory_bytes=8 * GIB)
+    assert (made["OMP_NUM_THREADS"], made["OMP_STACKSIZE"]) == ("1", "32M")
+
+
+@pytest.mark.parametrize(("declared", "limit"), [("node_parallel", "1"), ("thread_parallel", None)])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_processes_of_a_task_have_one_thread_each(
+    declared: str, limit: str | None, n_threads: int, own_harness: Any
+) -> None:
+    seen = own_harness("mine", **{declared: True})
+    specification = {"program": "mine", "driver": "energy", "model": {"method": "any"}}
+    molecule = {"symbols": ["He"], "geometry": [0.0, 0.0, 0.0]}
+    document = {"molecule": molecule, "specification": specification}
+    before = dict(os.environ)
+    runner = AtomicRunner(SlotResources(n_threads=n_threads))
+    assert runner.run(0, "mine", lambda: AtomicInput(**document)).failure is not None
+    [environ] = seen
+    is_wide = n_threads > 1
+    assert environ.get("OMP_THREAD_LIMIT") == (limit if is_wide else None)
+    assert (environ.get("OPENBLAS_NUM_THREADS") == "1") >= (is_wide and limit == "1")
+    assert dict(os.environ) == before
+
+
 # ------------------------------------------------------------------------------- harnesses of users
 
 
@@ -130,9 +178,12 @@ def test_the_table_agrees_with_what_harnesses_declare() -> None:
 def own_harness() -> Iterator[Any]:
     names = []
 
-    def make(name: str, **declared: bool) -> None:
+    def make(name: str, **declared: bool) -> list[dict[str, str]]:
+        seen = []
+
         class Harness(ProgramHarness):
             def compute(self, input_data: Any, config: Any) -> Any:
+                seen.append(dict(os.environ))
                 raise NotImplementedError
 
             @staticmethod
@@ -143,6 +194,7 @@ def own_harness() -> Iterator[Any]:
         fixed = {"scratch": True, "thread_safe": False, "managed_memory": True}
         register_program(Harness(name=name, **facts, **fixed))
         names.append(name)
+        return seen
 
     yield make
     for name in names:

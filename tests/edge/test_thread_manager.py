@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from qcmb_mpi import (
     QCThreadManager,
     ThreadAllocation,
 )
-from qcmb_mpi.execution.host import HostShare
+from qcmb_mpi.execution.host import HostShare, host_share
 from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.machine.affinity import allocation_mask
 from qcmb_mpi.machine.topology import read_topology
+from tests.edge.agent_cases import slots_of
 from tests.edge.fake_machine import REALISTIC
+from tests.edge.task_cases import IMPORTS, task
 
 GIB = 2**30
 
@@ -164,6 +168,29 @@ def test_no_pinning_if_not_wanted_or_not_exact() -> None:
     assert off.cpu_affinity_map == {}
     some = HostShare(share().info, (), share().topology)  # which CPUs are ours is not known
     assert QCThreadManager(share=some).allocate_thread_resources().cpu_affinity_map == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "is_pinned"),
+    [
+        (HybridParallelConfig(), True),
+        (HybridParallelConfig(enable_thread_affinity=False), False),
+        (HybridParallelConfig(is_pinned=False), False),
+        (ExecutorConfig(is_pinned=False), False),
+    ],
+)
+def test_slots_have_cores_of_their_own_if_wanted(config: ExecutorConfig, is_pinned: bool) -> None:
+    ours = allocation_mask()
+    n_slots = min(2, host_share().info.n_cores)
+    config = replace(config, n_workers=n_slots, imports=IMPORTS)
+    with MultiprocessingExecutor(config) as executor:
+        assert executor.execute([task(2)])[0].success
+        masks = [os.sched_getaffinity(slot.pid) for slot in slots_of(os.getpid())]
+    assert len(masks) == n_slots
+    if is_pinned and host_share().cpus:
+        assert sum(map(len, masks)) == len(frozenset().union(*masks))
+    else:
+        assert masks == [ours] * n_slots
 
 
 # -------------------------------------------------------------------------------- affinity and use

@@ -71,6 +71,8 @@ class ExecutorConfig:
         Seconds of silence after which a rank counts as lost (MPI only).
     is_remedied : bool
         Whether a calculation that does not converge is repeated with the program's own remedies.
+    is_pinned : bool
+        Whether each slot is bound to cores of its own; else it runs on all that are granted.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class ExecutorConfig:
     imports: tuple[str, ...] = ()
     heartbeat_s: float = 30.0
     is_remedied: bool = False
+    is_pinned: bool = True
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:

@@ -194,7 +194,7 @@ def demanded(
         return classes
     needs = [config.settings_of(*method_of(each)).memory_bytes for each in classes]
     return tuple(
-        each if need is None else replace(each, memory_bytes=need)
+        each if need is None else replace(each, memory_bytes=need, floor_bytes=need)
         for each, need in zip(classes, needs, strict=True)
     )
 
@@ -221,43 +221,61 @@ def adapted(
     Raises
     ------
     InputError
-        The smallest agent has too few cores for the lower bounds.
+        Some agent has too few cores, or too little memory, for the lower bounds.
     """
     if not isinstance(config, AdaptiveParallelConfig) or not classes:
         return config
     computing = [info for info in infos if info.n_cores] or list(infos)
-    smallest = min(computing, key=lambda info: (info.n_cores, info.memory_bytes))
-    free = place(infos, classes, config, thread_limit=thread_limit)
-    layout = free.layout_of(smallest)
-    widest = max(layout.n_threads, *(each.n_threads for each in free.classes))
-    if config.allows(layout.n_slots, layout.n_threads) and config.allows(layout.n_slots, widest):
+    unlike = list({(info.n_cores, info.memory_bytes): info for info in computing}.values())
+
+    def is_within(choice: AdaptiveParallelConfig) -> bool:
+        free = place(infos, classes, choice, thread_limit=thread_limit)
+        widest = max(each.n_threads for each in free.classes)
+        return all(
+            config.allows(layout.n_slots, layout.n_threads)
+            and config.allows(layout.n_slots, max(widest, layout.n_threads))
+            for layout in map(free.layout_of, unlike)
+        )
+
+    if is_within(config):
         return config
-    n_workers, n_threads = _best(config, smallest, classes, len(computing), thread_limit)
-    return replace(config, n_workers=n_workers, n_threads=n_threads)
+    n_workers, n_threads = _best(config, unlike, classes, len(computing), thread_limit)
+    roomy = replace(config, n_threads=n_threads)  # larger agents get more workers
+    if len(unlike) > 1 and is_within(roomy):
+        return roomy
+    return replace(roomy, n_workers=n_workers)
 
 
 def _best(
     config: AdaptiveParallelConfig,
-    info: AgentInfo,
+    unlike: Sequence[AgentInfo],
     classes: Sequence[TaskClass],
     n_agents: int,
     thread_limit: int | None,
 ) -> tuple[int, int]:
-    """Return the workers and threads within the bounds that are predicted to end first."""
-    n_cores = max(1, info.n_cores)
+    """Return workers and threads, the same for all agents, that are predicted to end first."""
+    n_cores = max(1, min(info.n_cores for info in unlike))
     fewest = config.n_threads or config.min_threads or 1
     most = config.n_threads or max(fewest, min(n_cores, thread_limit or n_cores))
     most = min(most, config.max_threads or most, n_cores)
     found: list[tuple[float, int, int]] = []
     for n_threads in range(fewest, most + 1):
-        roomy = choose_layout(
-            classes, n_cores, info.memory_bytes, n_threads=n_threads, n_agents=n_agents
-        )
-        n_workers = min(roomy.n_slots, config.n_workers or config.max_workers or roomy.n_slots)
+        layouts = [
+            choose_layout(
+                *(classes, max(1, info.n_cores), info.memory_bytes),
+                n_threads=n_threads,
+                n_agents=n_agents,
+            )
+            for info in unlike
+        ]
+        tightest = min(layouts, key=lambda layout: layout.n_slots)
+        most_workers = config.n_workers or config.max_workers or tightest.n_slots
+        n_workers = min(tightest.n_slots, most_workers)
         if n_workers >= (config.min_workers or 1):
-            layout = replace(roomy, n_slots=n_workers)
+            layout = replace(tightest, n_slots=n_workers)
             found.append((round(end_s(classes, layout, n_agents), 3), n_threads, n_workers))
     if not found:
+        info = min(unlike, key=lambda info: (info.n_cores, info.memory_bytes))
         raise InputError(
             "min_workers",
             f"x min_threads do not fit into the {n_cores} cores and the memory of {info.host}",

@@ -219,6 +219,7 @@ def _resources(info: AgentInfo, message: Open) -> SlotResources:
         n_threads=message.layout.n_threads,
         memory_bytes=message.layout.memory_per_slot_bytes,
         scratch=message.scratch,
+        is_guest=True,
     )
 
 

@@ -57,7 +57,7 @@ class MultiprocessingExecutor(Executor):
 
     def _start(self) -> Transport:
         server, self._server = self._server or _new_server(), None
-        share = host_share(memory_bytes=self.config.memory_bytes)
+        share = host_share(memory_bytes=self.config.memory_bytes, is_pinned=self.config.is_pinned)
         agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=_new_server)
         return LocalTransport(agent)
 

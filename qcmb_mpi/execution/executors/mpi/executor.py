@@ -240,6 +240,7 @@ class MPIExecutor(Executor):
             masks=[row.mask for row in computing],
             memory_bytes=self.config.memory_bytes,
             is_binding_respected=self._is_binding_respected,
+            is_pinned=self.config.is_pinned,
         )
 
 
