@@ -44,8 +44,7 @@ if TYPE_CHECKING:
         ThreadAllocation,
     )
     from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
-    from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer
-    from qcmb_mpi.scheduling.cost import LoadBalancer
+    from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer, LoadBalancer
 
 _HOMES = {
     "computer": (
@@ -79,8 +78,7 @@ _HOMES = {
         "ThreadAllocation",
     ),
     "report.closing": ("compute_execution_stats", "format_execution_summary"),
-    "scheduling.balancer": ("DynamicLoadBalancer",),
-    "scheduling.cost": ("LoadBalancer",),
+    "scheduling.balancer": ("DynamicLoadBalancer", "LoadBalancer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

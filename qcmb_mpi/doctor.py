@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -33,12 +34,45 @@ from qcmb_mpi.machine import hwloc
 from qcmb_mpi.machine.affinity import allocation_mask, can_pin
 from qcmb_mpi.machine.launcher import child_environment, launcher
 from qcmb_mpi.machine.limits import Limits, format_memory, read_limits
+from qcmb_mpi.machine.threads import slot_environment
 from qcmb_mpi.machine.topology import Topology, format_cpu_list, read_topology
 from qcmb_mpi.machine.walltime import batch_deadline_s
+from qcmb_mpi.scheduling.placement import counted
 
 _PACKAGES = ("numpy", "qcelemental", "qcengine", "qcmanybody", "psutil", "mpi4py")
 _LITTLE_MEMORY_BYTES = 2**30
 _LITTLE_DISK_BYTES = 2**30
+_OF_THE_HOST = (
+    *("cores", "CPUs granted", "memory granted", "binding", "pinning"),
+    *("programs", "scratch", "working directory"),
+)
+_THREADING = ("OMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_", "KMP_", "GOMP_")
+
+
+def report(is_json: bool, environ: Mapping[str, str] | None = None) -> int:
+    """Print what is found; return 1 if there is a problem.
+
+    In a job rank 0 tells everything, the first rank of each other host what is of that host.
+
+    Parameters
+    ----------
+    is_json : bool
+        Only rank 0 prints then.
+    environ : Mapping of str to str, optional
+        This process's by default.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    started = launcher(environ)
+    rank = (started.rank if started else 0) or 0
+    if rank and (is_json or started is None or started.local_rank != 0):
+        return 0
+    findings = diagnose(environ)
+    heading = ""
+    if rank:
+        findings = [finding for finding in findings if finding.name in _OF_THE_HOST]
+        heading = f"\n{socket.gethostname()}, from rank {rank}\n"
+    print(heading + (to_json(findings) if is_json else render(findings)), flush=True)
+    return int(any(finding.status == "problem" for finding in findings))
 
 
 def diagnose(
@@ -70,6 +104,7 @@ def diagnose(
     ask = ask or ask_child
     topology, limits = read_topology(root, environ), read_limits(root, environ)
     programs, scratch_found = programs_finding(environ, ask)
+    of_mpi = mpi_findings(environ, ask)
     return [
         _python(),
         _packages(),
@@ -79,8 +114,9 @@ def diagnose(
         _granted_memory(limits),
         _binding(root, topology),
         _pinning(limits),
-        _started_by(environ),
-        *mpi_findings(environ, ask),
+        _threads(environ),
+        _started_by(environ, of_mpi[0].found),
+        *of_mpi,
         programs,
         _directory("scratch", scratch or scratch_found, "give another with --scratch or TMPDIR"),
         _directory("working directory", Path.cwd(), "results are written here: use another, or -o"),
@@ -136,13 +172,13 @@ def _cores(topology: Topology) -> Finding:
     domains = topology.numa_domains
     n_domains = sum(bool(domain.cpus) for domain in domains)
     parts = [
-        f"{len(topology.cores)} cores",
-        f"{topology.n_cpus} hardware threads",
-        f"{len(topology.packages)} packages",
-        f"{n_domains} NUMA domains",
+        counted(len(topology.cores), "core"),
+        counted(topology.n_cpus, "hardware thread"),
+        counted(len(topology.packages), "package"),
+        counted(n_domains, "NUMA domain"),
     ]
     if topology.caches:
-        parts.append(f"{len(topology.caches)} last-level caches")
+        parts.append(counted(len(topology.caches), "last-level cache"))
     if topology.slow_cpus:
         n_slow = len(topology.cores_of(topology.slow_cpus))
         parts.append(f"{n_slow} of the cores are efficiency cores")
@@ -195,6 +231,29 @@ def _pinning(limits: Limits) -> Finding:
     )
 
 
+def _threads(environ: Mapping[str, str]) -> Finding:
+    """Say which variables of the shell slots do not take over."""
+    name, in_slots = "thread variables", slot_environment(environ, 1)
+    unused = {
+        each: value
+        for each, value in sorted(environ.items())
+        if each.startswith(_THREADING) and in_slots.get(each) != value
+    }
+    if not unused:
+        return Finding(name, "ok", "none that slots would not take over")
+    found = ", ".join(f"{each}={value}" for each, value in unused.items())
+    counts = [value for each, value in unused.items() if each.endswith("_NUM_THREADS")]
+    return Finding(
+        name,
+        *by(
+            not counts,
+            "warning",
+            f"{found}: set by every slot for itself",
+            f"unset, or `run --threads {counts[0] if counts else 'N'}` if tasks are to have that",
+        ),
+    )
+
+
 def _granted_cpus(limits: Limits) -> Finding:
     notes = [note for note in limits.notes if " CPUs by " in note]
     return Finding("CPUs granted", "ok", f"{limits.n_cpus} ({'; '.join(notes)})")
@@ -205,11 +264,14 @@ def _granted_memory(limits: Limits) -> Finding:
     found = f"{format_memory(limits.memory_bytes)} ({'; '.join(notes)})"
     if limits.memory_bytes >= _LITTLE_MEMORY_BYTES * limits.n_cpus:
         return Finding("memory granted", "ok", found)
+    more = "ask the batch system, or whoever set the control group, for more memory"
+    if notes and "RLIMIT" in notes[0]:
+        more = "raise it (ulimit -v unlimited, ulimit -d unlimited)"
     return Finding(
         "memory granted",
         "warning",
         f"{found}: less than {format_memory(_LITTLE_MEMORY_BYTES)} for each CPU",
-        "ask the batch system for more memory, or give fewer slots with --workers",
+        f"{more}; else fewer tasks run at once, or --workers says how many",
     )
 
 
@@ -233,12 +295,23 @@ def _binding(root: Path | str, topology: Topology) -> Finding:
     return Finding("binding", "ok", f"not bound: CPUs {format_cpu_list(own)}")
 
 
-def _started_by(environ: Mapping[str, str]) -> Finding:
-    found = launcher(environ)
+def _started_by(environ: Mapping[str, str], library: str) -> Finding:
+    name, found = "started by", launcher(environ)
     if found is None:
-        return Finding("started by", "ok", "no MPI launcher")
+        return Finding(name, "ok", "no MPI launcher")
     size = "an unknown number of" if found.size is None else found.size
-    return Finding("started by", "ok", f"{found.name}, {size} ranks, as rank {found.rank}")
+    text = f"{found.name}, {size} ranks, as rank {found.rank}"
+    # srun starts any program; whether it speaks to the MPI library is another matter.
+    needed = "PMIX_" if library.startswith("Open MPI") else ("PMIX_", "PMI_")
+    is_heard = found.name != "Slurm" or any(each.startswith(needed) for each in environ)
+    if is_heard or found.size == 1:
+        return Finding(name, "ok", text)
+    return Finding(
+        name,
+        "problem",
+        f"{text}; but srun gives {library} no start-up: each rank would be alone",
+        "srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or mpiexec instead of srun",
+    )
 
 
 def _time_limit(environ: Mapping[str, str]) -> Finding:

@@ -36,18 +36,25 @@ from mpi4py import MPI
 print(MPI.Get_library_version())
 """
 _WORLD = f"from mpi4py import MPI\nprint('{_MARK}', MPI.COMM_WORLD.size)"
+# QCEngine only looks whether a module is there: whether it loads is found out here.
 _PROGRAMS = f"""
-import json
+import importlib, importlib.util, json
 from qcmb_mpi.programs import register
 register()
 import qcengine
-found = {{}}
+found, broken = {{}}, {{}}
 for name in sorted(qcengine.list_available_programs()):
     try:
         found[name] = str(qcengine.get_program(name).get_version())
     except Exception as error:
         found[name] = f"version unknown ({{type(error).__name__}})"
-print("{_MARK}", json.dumps([found, qcengine.get_config().scratch_directory]))
+    try:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+    except Exception as error:
+        broken[name] = f"{{type(error).__name__}}: {{error}}"
+print()
+print("{_MARK}", json.dumps([found, broken, qcengine.get_config().scratch_directory]))
 """
 
 
@@ -270,18 +277,23 @@ def programs_finding(environ: Mapping[str, str], ask: Ask) -> tuple[Finding, Pat
         advice = "import qcengine in this Python must work; see the message"
         finding = Finding("programs", "problem", f"QCEngine fails: {answer.tail}", advice)
         return finding, Path(tempfile.gettempdir())
-    versions, scratch = json.loads(said[1])
-    found = ", ".join(f"{name} {version}" for name, version in versions.items())
-    finding = Finding(
-        "programs",
-        *by(
-            bool(versions),
-            "problem",
-            found or "QCEngine finds none",
-            "pip install pyscf, or put the program's executable on PATH",
-        ),
-    )
-    return finding, Path(scratch or tempfile.gettempdir())
+    versions, broken, scratch = json.loads(said[1])
+    return _programs(versions, broken), Path(scratch or tempfile.gettempdir())
+
+
+def _programs(versions: Mapping[str, str], broken: Mapping[str, str]) -> Finding:
+    name = "programs"
+    found = ", ".join(f"{each} {versions[each]}" for each in versions if each not in broken)
+    if broken:
+        failing = "; ".join(f"{each} does not load: {error}" for each, error in broken.items())
+        return Finding(
+            name,
+            "warning" if found else "problem",
+            f"{found}; {failing}" if found else failing,
+            f"reinstall {' '.join(broken)} in the environment of this Python; see the message",
+        )
+    advice = "pip install pyscf, or put the program's executable on PATH"
+    return Finding(name, *by(bool(found), "problem", found or "QCEngine finds none", advice))
 
 
 def _first_line(text: str) -> str:

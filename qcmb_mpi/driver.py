@@ -25,23 +25,23 @@ from qcmb_mpi import schema
 from qcmb_mpi.errors import Interrupted, QcmbError, StoreError, TransportError
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.engine import QCEngineRecipe
-from qcmb_mpi.execution.executors.base import Executor
-from qcmb_mpi.execution.executors.configs import adapted, demanded, fitted
-from qcmb_mpi.execution.layout import Placement, place
+from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+from qcmb_mpi.execution.layout import Placement
 from qcmb_mpi.execution.stop import Stop, heed_signals
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.expansion.system import ModelChemistry
-from qcmb_mpi.forecast import forecast, slot_bytes_of, thread_limit
-from qcmb_mpi.learned import calibrated, calibration_of, keep, machine_name
+from qcmb_mpi.forecast import Prospect
+from qcmb_mpi.learned import calibration_of, keep
+from qcmb_mpi.machine.processor import processor_name
 from qcmb_mpi.report import summary as summaries
+from qcmb_mpi.report.deadline import needed_walltime
 from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress, SilentProgress
 from qcmb_mpi.report.sources import rows_of
 from qcmb_mpi.runs import RunEnd, RunOptions
+from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
-from qcmb_mpi.sizing import check_memory, family_name, method_of
 from qcmb_mpi.store import Store
 from qcmb_mpi.watcher import Watcher
 
@@ -54,7 +54,8 @@ _QUICK_TABLE_TASKS = 1_000_000  # 1.3 us each
 T = TypeVar("T")
 _REMEDIED = (
     "tasks that converged only with other keywords (--remedies): %d; equations and thresholds "
-    "are those of the input, but the solution may be another; see `remedies` in the summary"
+    "are those of the input, but the solution may be another; see `remedies` in the summary, and "
+    "in the provenance of the result"
 )
 
 
@@ -185,6 +186,7 @@ class _Run:
         self._store = store
         self._summary = summary
         self._has_begun = False
+        self._longest_s = 0.0
 
     def carry_through(self, watcher: Watcher, before_work: Callable[[], None]) -> RunEnd:
         """Work and conclude; an error after the first task may have cost something ends early."""
@@ -207,51 +209,17 @@ class _Run:
 
     def _work(self, watcher: Watcher, before_work: Callable[[], None]) -> int | None:
         """Run what is not in the store; return the tasks that failed, None if stopped early."""
-        loaded, config, store = self._loaded, self._executor.config, self._store
+        loaded, store = self._loaded, self._store
         done = store.done(self._number, with_records=loaded.wants_records)
         remedies = store.remedied(self._number, with_records=loaded.wants_records)
         self._summary.reused(done, space=self._number, remedies=remedies)
-        used = {family_name(each, loaded.expansion.driver) for each in self._chemistries()}
-        config = fitted(config, map(method_of, sorted(used)))
-        classes = forecast(self._space, slot_bytes=slot_bytes_of(config))
-        classes = demanded(self._executor.config, classes, lambda each: method_of(str(each.family)))
-        recipe = QCEngineRecipe(
-            loaded.expansion, config.imports, loaded.wants_records, config.is_remedied
-        )
-        job = Job(self._number, recipe, classes, done)
-        dispatcher = Dispatcher(
-            self._executor.transport,
-            self._executor.n_ranks,
-            store,
-            options=SchedulerOptions(
-                n_retries=config.max_retries,
-                order=self._options.order,
-                is_stopping_on_failure=self._options.is_stopping_on_failure,
-            ),
-            observer=watcher,
-            stop=self._stop,
-            timeout_s=config.timeout_per_task,
-            scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
-        )
-        if self._deadline_s is not None:
-            dispatcher.set_deadline(self._deadline_s)
+        prospect = Prospect(self._space, self._executor.config, done=done)
+        dispatcher = self._dispatcher(prospect.config, watcher)
         model = dispatcher.scheduler.cost_model
-
-        def choose(infos: Sequence[AgentInfo]) -> Placement:
-            sizes = (each.node_memory_bytes or each.memory_bytes for each in infos if each.n_cores)
-            node_bytes = max(sizes, default=0)
-            check_memory(self._space, node_bytes, done=done)
-            limit = thread_limit(self._space)
-            within = adapted(config, infos, classes, thread_limit=limit)
-            placement = place(infos, classes, within, thread_limit=limit)
-            n_threads = placement.layout_of(infos[0]).n_threads
-            model.recall(calibration_of(store), machine=machine_name(n_threads))
-            expected = calibrated(placement.classes, model)
-            self._summary.predicted(expected, space=self._number)
-            return placement
-
+        model.recall(calibration_of(store), machine=processor_name())
+        job = Job(self._number, self._recipe(prospect.config), prospect.classes, done)
         try:
-            dispatcher.open(job, choose)
+            dispatcher.open(job, lambda infos: self._place(prospect, infos, model))
             n_before = store.n_done()
             before_work()
             self._has_begun = True
@@ -267,10 +235,40 @@ class _Run:
             dispatcher.close(job)
             keep(store, model)
 
-    def _chemistries(self) -> list[ModelChemistry]:
-        """Return the model chemistries that have tasks."""
-        used = sorted({block.model_chemistry for block in self._space.blocks})
-        return [self._loaded.expansion.model_chemistries[index] for index in used]
+    def _dispatcher(self, config: ExecutorConfig, watcher: Watcher) -> Dispatcher:
+        dispatcher = Dispatcher(
+            self._executor.transport,
+            self._executor.n_ranks,
+            self._store,
+            options=SchedulerOptions(
+                n_retries=config.max_retries,
+                order=self._options.order,
+                is_stopping_on_failure=self._options.is_stopping_on_failure,
+            ),
+            observer=watcher,
+            stop=self._stop,
+            timeout_s=config.timeout_per_task,
+            scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
+        )
+        if self._deadline_s is not None:
+            dispatcher.set_deadline(self._deadline_s)
+        return dispatcher
+
+    def _recipe(self, config: ExecutorConfig) -> QCEngineRecipe:
+        loaded = self._loaded
+        return QCEngineRecipe(
+            loaded.expansion, config.imports, loaded.wants_records, config.is_remedied
+        )
+
+    def _place(self, prospect: Prospect, infos: Sequence[AgentInfo], model: CostModel) -> Placement:
+        """Say where tasks run; note what is expected of them."""
+        prospect.check_memory(infos)
+        outlook = prospect.on(infos, model)
+        for doubt in prospect.memory_doubts(outlook):
+            _LOG.warning("%s", doubt)
+        self._summary.predicted(outlook.expected, space=self._number)
+        self._longest_s = outlook.longest_s
+        return outlook.placement
 
     def _conclude(self, n_failed: int | None) -> RunEnd:
         """Assemble, if everything is there; say how it ended before anything that takes time."""
@@ -310,6 +308,7 @@ class _Run:
 
     def _finish(self, status: str) -> dict[str, Any]:
         summary = self._summary.finish(status, time.monotonic())
+        summary |= needed_walltime(summary, self._options.deadline_s, self._longest_s)
         if summary["n_remedied"]:
             _LOG.warning(_REMEDIED, summary["n_remedied"])
         return summary
@@ -324,6 +323,7 @@ class _Run:
             values,
             self._store.records(self._number) if self._loaded.wants_records else (),
             cluster_properties=self._options.cluster_properties,
+            remedies=self._store.remedied(self._number, with_records=self._loaded.wants_records),
         )
         self._summary.assembly(time.monotonic() - began_s)
         return result

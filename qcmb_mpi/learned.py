@@ -15,10 +15,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qcmb_mpi.errors import StoreError
-from qcmb_mpi.machine.processor import processor_name
+from qcmb_mpi.scheduling.cost import CostModel, with_threads
+from qcmb_mpi.scheduling.learning import expected_bytes
+from qcmb_mpi.scheduling.placement import counted, seconds_on
 
 if TYPE_CHECKING:
-    from qcmb_mpi.scheduling.cost import CostModel
     from qcmb_mpi.scheduling.messages import TaskClass
     from qcmb_mpi.store import Store
 
@@ -38,20 +39,36 @@ def keep(store: Store, model: CostModel) -> None:
             store.set_meta({_KEY: model.as_dict()})
 
 
-def machine_name(n_threads: int) -> str:
-    """Name what measured seconds hold for: this processor with so many threads a task."""
-    return f"{processor_name()} x {n_threads}"
+def on_threads(classes: Iterable[TaskClass], n_threads: int) -> tuple[TaskClass, ...]:
+    """Return classes with the seconds, and the family, of the threads that their tasks get.
 
-
-def calibrated(classes: Iterable[TaskClass], model: CostModel) -> tuple[TaskClass, ...]:
-    """Return classes with what is expected of them by all that was measured."""
+    Parameters
+    ----------
+    classes : iterable of TaskClass
+        As placed: of the wide ones ``cost_s`` holds for their threads, of the others for one.
+    n_threads : int
+        Of a slot.
+    """
     return tuple(
         replace(
             each,
-            cost_s=model.cost_s(each.key, each.cost_s, family=each.family),
-            memory_bytes=model.memory_bytes(each.key, each.memory_bytes, family=each.family),
+            cost_s=each.cost_s if each.n_threads else _seconds(each, n_threads),
+            family=with_threads(str(each.family), each.n_threads or n_threads),
         )
         for each in classes
+    )
+
+
+def _seconds(each: TaskClass, n_threads: int) -> float:
+    return seconds_on(n_threads, each.cost_s, each.parallel_fraction or 0.0)
+
+
+def calibrated(classes: Sequence[TaskClass], model: CostModel) -> tuple[TaskClass, ...]:
+    """Return classes with what is expected of them by all that was measured."""
+    costs_s, needs = model.costs_s(classes).tolist(), expected_bytes(model, classes).tolist()
+    return tuple(
+        replace(each, cost_s=cost_s, memory_bytes=need)
+        for each, cost_s, need in zip(classes, costs_s, needs, strict=True)
     )
 
 
@@ -71,24 +88,35 @@ def uncertainty(
     Returns
     -------
     dict
-        ``factor`` and the number ``n_tasks`` of measured tasks it rests on, 0 if any of the
-        families was never measured on such a machine.
+        ``factor``; the number ``n_tasks`` of measured tasks that it rests on; ``n_unknown``, model
+        chemistries of which none was ever measured on such a machine; and whether all were
+        measured with ``is_same_threads``.
     """
     estimates = [model.estimate(each.key, each.cost_s, family=each.family) for each in classes]
     pairs = list(zip(n_left, estimates, strict=True))
     total_s = sum(n * one.cost_s for n, one in pairs)
     missed_s = sum(n * one.cost_s * one.relative_error for n, one in pairs)
-    families = {each.family for each in classes}
-    is_known = bool(families) and all(map(model.is_family_calibrated, families))
-    factor = 1.0 + (missed_s / total_s if total_s > 0 else 0.0)
-    n_tasks = sum(map(model.n_known, families)) if is_known else 0
-    return {"factor": round(factor, 2), "n_tasks": n_tasks}
+    families = {each.family for each, n in zip(classes, n_left, strict=True) if n}
+    sources = {model.source_of(family) for family in families}
+    known = {family for family in sources if model.n_known(family)}
+    return {
+        "factor": round(1.0 + (missed_s / total_s if total_s > 0 else 0.0), 2),
+        "n_tasks": sum(map(model.n_known, known)),
+        "n_unknown": len(sources - known),
+        "is_same_threads": known <= families,
+    }
 
 
 def in_words(doubt: Mapping[str, Any]) -> str:
     """Say it for people."""
-    n_tasks = doubt["n_tasks"]
+    factor = f"within a factor of {doubt['factor']:.2g}"
+    n_tasks, n_unknown = doubt["n_tasks"], doubt["n_unknown"]
     if not n_tasks:
-        return f"within a factor of {doubt['factor']:.2g}: nothing measured yet"
-    tasks = "1 task" if n_tasks == 1 else f"{n_tasks} tasks"
-    return f"within a factor of {doubt['factor']:.2g}, calibrated by {tasks} in the store"
+        return f"{factor}: never measured on such a processor"
+    words = f"{factor}, calibrated by {counted(n_tasks, 'task')} in the store"
+    if not doubt["is_same_threads"]:
+        words += ", on other numbers of threads"
+    if n_unknown:
+        chemistries = "model chemistry was" if n_unknown == 1 else "model chemistries were"
+        words += f"; {n_unknown} {chemistries} never measured"
+    return words

@@ -312,6 +312,7 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
     from qcmb_mpi.report.closing import format_execution_summary
     from qcmb_mpi.report.files import write_summary
 
+    files.set_result_aside()  # another run may have written one meanwhile
     if end.result is not None:
         schema.write_result(end.result, files.result)
         other = files.drop_old_result()

@@ -36,6 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "n_ranks": 1,
     "executor": "",
     "busy_s": 0.0,
+    "slot_s": 0.0,
     "setup_s": None,
     "assembly_s": 0.0,
     "efficiency": None,

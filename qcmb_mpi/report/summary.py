@@ -2,11 +2,12 @@
 
 Rules of this file
 ------------------
-1. Aggregates only: a few numbers per level, agent and class; nothing per task but failures.
+1. Aggregates only: a few numbers per level, agent and class; nothing per task but failures, and
+   two bytes for its prediction.
 2. Durations come from the ``now`` that is passed in (a monotonic clock), never from the wall clock.
-3. ``busy_s`` counts slots in attempts that gave a result: a wide task keeps all of its agent busy.
-   Time lost in failed attempts is ``wasted_s``, so that failures lower the efficiency instead of
-   raising it.
+3. ``busy_s`` is of attempts that gave a result. Time lost in failed attempts is ``wasted_s``, so
+   that failures lower the efficiency instead of raising it. Both are wall seconds of tasks, however
+   wide; what a wide task keeps of its agent's slots is in ``slot_s`` alone.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class RunSummary:
         self._notes: dict[str, Any] = {}
         self._errors = MedianSketch()
         self._predicted_s = self._measured_s = 0.0
-        self._busy_s = self._wasted_s = self._longest_s = self._assembly_s = 0.0
+        self._busy_s = self._slot_s = self._wasted_s = self._longest_s = self._assembly_s = 0.0
         self._n_computed = self._n_reused = self._n_retries = self._n_slots = 0
         self._first_start_s: float | None = None
         for number, space in (spaces if isinstance(spaces, Mapping) else {0: spaces}).items():
@@ -221,18 +222,19 @@ class RunSummary:
     def _observe_done(self, space: int, done: list[Outcome], agent: AgentTally, now: float) -> None:
         ids = np.fromiter((o.task for o in done), np.int64, len(done))
         seconds = np.fromiter((o.seconds for o in done), np.float64, len(done))
-        busy_s = seconds * [agent.slots_of(o.n_threads) for o in done]
+        busy_s = float(seconds.sum())
         self._n_computed += len(done)
-        self._busy_s += float(busy_s.sum())
+        self._busy_s += busy_s
+        self._slot_s += sum(o.seconds * agent.slots_of(o.n_threads) for o in done)
         self._longest_s = max(self._longest_s, float(seconds.max()))
         agent.n_tasks += len(done)
-        agent.busy_s += float(busy_s.sum())
+        agent.busy_s += busy_s
         agent.peak_bytes = max(agent.peak_bytes, max(o.peak_bytes for o in done))
         self._programs.update({(o.program, o.version) for o in done if o.program})
         self._remedies.update(o.remedy for o in done if o.remedy)
         self._note_slowest(space, done)
         self._note_prediction(space, ids, seconds)
-        self._count_done(space, ids, busy_s, now)
+        self._count_done(space, ids, seconds, now)
 
     def _count_done(
         self, space: int, ids: NDArray[np.int64], seconds: NDArray[np.float64], now: float
@@ -303,6 +305,7 @@ class RunSummary:
         dict
             The fields of ``*.run.json``. ``efficiency`` is None where nothing was computed,
             ``setup_s`` where no task started, ``finished_s`` of a level that is not finished.
+            ``slot_s`` is ``busy_s`` with a task that has a whole agent counted on all its slots.
 
         Raises
         ------
@@ -325,6 +328,7 @@ class RunSummary:
             "setup_s": rounded(self._since_start(self._first_start_s)),
             "assembly_s": rounded(self._assembly_s),
             **costs(self._busy_s, self._longest_s, self._n_slots, wall_s),
+            "slot_s": rounded(self._slot_s),
             "wasted_s": rounded(self._wasted_s),
             "executor": self._executor,
             "n_ranks": self._n_ranks,

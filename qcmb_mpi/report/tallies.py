@@ -2,7 +2,7 @@
 
 Rules of this file
 ------------------
-1. Constant memory per level, agent and class; nothing per task.
+1. Constant memory per level, agent and class; two bytes a task for its prediction.
 """
 
 from __future__ import annotations
@@ -121,33 +121,30 @@ class Prediction:
     """Predicted seconds per task of one space, kept per class."""
 
     def __init__(self, classes: Iterable[PredictedClass]) -> None:
-        self._classes = [(_ascending(one.ids), float(one.cost_s)) for one in classes]
+        known = [each for each in classes if len(each.ids)]
+        self._seconds = np.array([each.cost_s for each in known] + [np.nan])
+        n_tasks = 1 + max((_last(each.ids) for each in known), default=-1)
+        kind = np.uint16 if len(known) < 1 << 16 else np.uint32
+        self._class_of = np.full(n_tasks, len(known), dtype=kind)
+        for index, each in enumerate(known):
+            self._class_of[_places(each.ids)] = index
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Look up the prediction for each id; NaN where there is none."""
         found = np.full(len(ids), np.nan)
-        for members, cost_s in self._classes:
-            found[_is_in(ids, members)] = cost_s
+        is_known = ids < len(self._class_of)
+        found[is_known] = self._seconds[self._class_of[ids[is_known]]]
         return found
 
 
-def _ascending(ids: Ids) -> Ids:
-    """Sort an array that is not; a range as it is."""
-    if isinstance(ids, range) or bool(np.all(ids[1:] >= ids[:-1])):
-        return ids
-    return np.sort(ids)
+def _last(ids: Ids) -> int:
+    return max(ids[0], ids[-1]) if isinstance(ids, range) else int(ids.max())
 
 
-def _is_in(ids: NDArray[np.int64], members: Ids) -> NDArray[np.bool_]:
-    """Test membership in ascending ``members``."""
-    if len(members) == 0:
-        return np.zeros(len(ids), np.bool_)
-    if isinstance(members, range):
-        steps, rest = np.divmod(ids - members.start, members.step)
-        inside: NDArray[np.bool_] = (steps >= 0) & (steps < len(members)) & (rest == 0)
-        return inside
-    where = np.minimum(np.searchsorted(members, ids), len(members) - 1)
-    return np.asarray(members[where] == ids, np.bool_)
+def _places(ids: Ids) -> slice | NDArray[Any]:
+    if isinstance(ids, range) and ids.step == 1:
+        return slice(ids.start, ids.stop)
+    return np.asarray(ids)
 
 
 def level_of(space: TaskSpace, model_chemistry: int, n_real: int) -> int | str:

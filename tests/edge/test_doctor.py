@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from qcmb_mpi import doctor
-from qcmb_mpi.doctor import diagnose, render, to_json
-from qcmb_mpi.doctor_probes import Answer, Finding, ask_child
+from qcmb_mpi.doctor import diagnose, render, report, to_json
+from qcmb_mpi.doctor_probes import Answer, Finding, ask_child, programs_finding
 from tests.edge.fake_machine import (
     REALISTIC,
     Machine,
@@ -28,7 +28,7 @@ from tests.edge.fake_machine import (
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI x\nmore\n"
 ALONE = Answer(0, "qcmb_mpi-doctor: 1\nqcmb_mpi-doctor: 1\n")
 TOGETHER = Answer(0, "qcmb_mpi-doctor: 2\nqcmb_mpi-doctor: 2\n")
-PROGRAMS = Answer(0, 'noise\nqcmb_mpi-doctor: [{"pyscf": "2.9", "xtb": "6.7"}, null]\n')
+PROGRAMS = Answer(0, 'noise\nqcmb_mpi-doctor: [{"pyscf": "2.9", "xtb": "6.7"}, {}, null]\n')
 
 
 class Children:
@@ -216,7 +216,11 @@ def test_root_and_open_mpi(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("programs", "fragment"),
     [
-        (Answer(0, 'qcmb_mpi-doctor: [{}, "/tmp"]'), "QCEngine finds none"),
+        (Answer(0, 'qcmb_mpi-doctor: [{}, {}, "/tmp"]'), "QCEngine finds none"),
+        (
+            Answer(0, 'qcmb_mpi-doctor: [{"a": "1"}, {"a": "ImportError: b"}, null]'),
+            "a does not load: ImportError: b",
+        ),
         (Answer(1, "ModuleNotFoundError: qcengine"), "ModuleNotFoundError: qcengine"),
         (Answer(None, "no answer within 90 s"), "no answer within"),
         (Answer(0, "nothing"), "nothing"),
@@ -229,8 +233,39 @@ def test_programs_that_are_not_there(programs: Answer, fragment: str, look: Look
     assert finding.advice
 
 
+def test_a_program_that_does_not_load(look: Look, tmp_path: Path) -> None:
+    said = Answer(0, 'qcmb_mpi-doctor: [{"a": "1", "b": "2"}, {"a": "OSError: libx"}, null]')
+    finding = look(Children(programs=said))["programs"]
+    assert finding.status == "warning"
+    assert finding.found == "b 2; a does not load: OSError: libx"
+    assert finding.advice.startswith("reinstall a ")
+    (tmp_path / "pyscf.py").write_text("raise ImportError('libgomp is missing')\n")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    found, _ = programs_finding(os.environ | {"PYTHONPATH": paths}, ask_child)
+    assert "pyscf does not load: ImportError: libgomp is missing" in found.found
+
+
+def test_thread_variables_of_the_shell(look: Look) -> None:
+    assert look(OMP_NUM_THREADS="1", OMP_STACKSIZE="64M")["thread variables"].status == "ok"
+    finding = look(KMP_AFFINITY="compact", OMP_PROC_BIND="close")["thread variables"]
+    assert (finding.status, finding.advice) == ("ok", "")
+    assert finding.found.startswith("KMP_AFFINITY=compact, OMP_PROC_BIND=close: set by every slot")
+    finding = look(KMP_AFFINITY="compact", OMP_NUM_THREADS="8")["thread variables"]
+    assert finding.status == "warning"
+    assert "--threads 8" in finding.advice
+
+
+def test_little_memory(look: Look, host: Path) -> None:
+    finding = look(SLURM_JOB_ID="1", SLURM_MEM_PER_NODE="300")["memory granted"]
+    assert finding.status == "warning"
+    assert "ask the batch system" in finding.advice
+    limits = "Limit Soft Hard Units\nMax address space         3000000000   3000000000  bytes\n"
+    write(host, {"proc/self/limits": limits})
+    assert "ulimit -v" in look()["memory granted"].advice
+
+
 def test_scratch_as_qcengine_has_it(host: Path) -> None:
-    said = Answer(0, f'qcmb_mpi-doctor: [{{"a": "1"}}, "{host}/missing"]')
+    said = Answer(0, f'qcmb_mpi-doctor: [{{"a": "1"}}, {{}}, "{host}/missing"]')
     found = diagnose({"PATH": "/nowhere"}, root=host, ask=Children(programs=said))
     (scratch,) = [f for f in found if f.name == "scratch"]
     assert scratch.status == "problem"
@@ -276,7 +311,7 @@ def test_what_a_machine_is_made_of(look: Look, host: Path) -> None:
     REALISTIC["Grace with a GPU"].build(host)
     found = look()["cores"].found
     assert found == (
-        "72 cores, 72 hardware threads, 1 packages, 1 NUMA domains, 1 last-level caches, "
+        "72 cores, 72 hardware threads, 1 package, 1 NUMA domain, 1 last-level cache, "
         "8 domains of memory alone, which are not counted on (/sys)"
     )
     shutil.rmtree(host / "sys")
@@ -376,6 +411,60 @@ def test_this_installation() -> None:
 
 
 # ------------------------------------------------------------------------------------------- output
+
+
+@pytest.mark.parametrize(
+    ("library", "start_up", "status"),
+    [
+        (OPEN_MPI, "PMIX_RANK", "ok"),
+        (OPEN_MPI, "PMI_FD", "problem"),
+        (OPEN_MPI, "OTHER", "problem"),
+        ("MPICH Version: 5.0.2\n", "PMI_FD", "ok"),
+        ("MPICH Version: 5.0.2\n", "OTHER", "problem"),
+    ],
+)
+def test_srun_that_leaves_ranks_alone(library: str, start_up: str, status: str, look: Look) -> None:
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", start_up: "1"}
+    sizes = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3"}
+    finding = look(Children(library=Answer(0, library)), **step, **sizes)["started by"]
+    assert finding.status == status
+    assert finding.found.startswith("Slurm, 3 ranks")
+    assert ("--mpi=pmix" in finding.advice) == (status == "problem")
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "is_json", "n_lines"),
+    [
+        ("0", "0", False, 3),
+        ("0", "0", True, 1),
+        ("1", "1", False, 0),
+        ("2", "0", False, 2),
+        ("2", "0", True, 0),
+    ],
+)
+def test_in_a_job_every_host_reports_once(
+    rank: str,
+    local_rank: str,
+    is_json: bool,
+    n_lines: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [Finding("cores", "ok", "4"), Finding("MPI library", "problem", "none", "install it")]
+    monkeypatch.setattr("qcmb_mpi.doctor.diagnose", lambda _: found)
+    environ = {
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "OMPI_COMM_WORLD_RANK": rank,
+        "OMPI_COMM_WORLD_LOCAL_RANK": local_rank,
+    }
+    code = report(is_json, environ)
+    out = capsys.readouterr().out
+    assert code == (1 if rank == "0" else 0)
+    if is_json and n_lines:
+        assert json.loads(out)["status"] == "problem"
+    else:
+        assert len(out.split("\n")[:-1]) == n_lines + (rank == "2" and n_lines > 0)
+    assert (f"from rank {rank}" in out) == (rank == "2" and not is_json)
 
 
 def test_output() -> None:

@@ -208,7 +208,7 @@ def test_a_signal_between_is_heeded_when_the_loop_begins(
     tmp_path: Path, monkeypatch: Patch, n_times: int
 ) -> None:
     monkeypatch.setattr(
-        driver_module, "forecast", struck(driver_module.forecast, "SIGUSR2", n_times)
+        driver_module, "Prospect", struck(driver_module.Prospect, "SIGUSR2", n_times)
     )
     end = listening(tmp_path)
     assert (end.exit_code, end.summary["n_computed"]) == (75, 0)
@@ -239,11 +239,11 @@ def gone(*_: Any) -> Any:
 
 ENDS = {
     "illegal event": (Scheduler, "_on_tasks_done", illegal, 70),
-    "bug in the loop": (Scheduler, "_learn", buggy, 70),
+    "bug in the loop": (Scheduler, "_take_over", buggy, 70),
     "bug in assembling": (driver_module, "assemble", buggy, 70),
     "disk full": (Store, "append", full, 75),
     "damage found at the end": (driver_module, "assemble", damaged, 2),
-    "transport": (Scheduler, "_learn", gone, 75),
+    "transport": (Scheduler, "_take_over", gone, 75),
 }
 
 

@@ -239,6 +239,19 @@ def test_other_ways_to_the_same_energy(keywords: dict[str, Any]) -> None:
     assert found == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("method", "atoms", "multiplicity"),
+    [("mp2", WATER, 1), ("ccsd", WATER, 1), ("ccsd(t)", WATER, 1), ("mp2", AMIDOGEN, 2)],
+)
+def test_a_gradient_does_with_little_memory(method: str, atoms: Any, multiplicity: int) -> None:
+    """PySCF itself fails where the largest shell does not fit into what it is told."""
+    options = {"driver": "gradient", "multiplicity": multiplicity}
+    little = {"keywords": {**TIGHT, "max_memory": 0.1}}
+    expected = succeed("pyscf", atoms, method, "cc-pvdz", keywords=TIGHT, **options).return_result
+    found = succeed("pyscf", atoms, method, "cc-pvdz", **little, **options).return_result
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_unconverged_is_a_convergence_error() -> None:
     failed = compute("pyscf", WATER, "hf", keywords={"max_cycle": 2})
     assert failed.error.error_type == "convergence_error"

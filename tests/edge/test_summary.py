@@ -22,7 +22,6 @@ from qcmb_mpi.report.summary import (
     versions,
     write_summary,
 )
-from qcmb_mpi.report.tallies import MedianSketch, costs
 from qcmb_mpi.scheduling.messages import TaskClass
 from tests.edge.report_cases import done, lost
 from tests.toys import toy_expansion
@@ -88,6 +87,19 @@ def test_the_longest_task_bounds_from_below() -> None:
     assert found["efficiency"] == 0.5
     assert found["setup_s"] == 1.0  # nobody said when the first began: 5 s before its end
     assert found["levels"][0]["finished_s"] is None
+
+
+def test_wide_tasks_count_once_in_what_is_busy_and_on_all_slots_in_what_is_kept() -> None:
+    run = make_summary(started_at_s=0.0)
+    wide = {"n_threads": 4}
+    run.observe([done(0, 3.0, **wide), lost(1, 2.0, **wide), done(4)], 0, now=107.0)
+    found = run.finish("incomplete", 110.0)
+    busy_s = (found["busy_s"], found["agents"][0]["busy_s"], found["levels"][0]["busy_s"])
+    assert busy_s == (4.0, 4.0, 3.0)
+    assert (found["slot_s"], found["wasted_s"]) == (7.0, 2.0)
+    assert found["lower_bound_s"] == 3.0  # 4 s on 2 slots, longest 3 s
+    assert found["efficiency"] == pytest.approx(0.3)
+    assert "had the cores of several slots, 35 % of" in format_execution_summary(found)
 
 
 def test_a_run_without_work_has_no_efficiency() -> None:
@@ -222,26 +234,6 @@ def test_predictions_are_compared_per_task() -> None:
     assert found["predicted_s"] == pytest.approx(6.0)
     assert found["measured_s"] == pytest.approx(3.5)
     assert found["median_relative_error"] == pytest.approx(1.0, rel=0.02)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 0.2, 30.0])
-def test_median_sketch_is_within_two_per_cent(scale: float) -> None:
-    values = scale * np.random.default_rng(2).lognormal(0.0, 1.0, 2001)
-    sketch = MedianSketch()
-    for part in np.array_split(values, 7):
-        sketch.add(part)
-    assert sketch.value() == pytest.approx(float(np.median(values)), rel=0.025)
-
-
-def test_median_sketch_of_little() -> None:
-    sketch = MedianSketch()
-    assert sketch.value() is None
-    sketch.add(np.array([0.0, 0.0, 5.0]))
-    assert sketch.value() == 0.0
-
-
-def test_costs_without_slots() -> None:
-    assert costs(3.0, 1.0, 0, 2.0)["lower_bound_s"] == 1.0
 
 
 def test_an_unknown_status_is_refused() -> None:

@@ -1,0 +1,120 @@
+"""The ranks that a plan is made for, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qcmb_mpi import ExecutorConfig, InputError, schema
+from qcmb_mpi.machine.limits import Limits
+from qcmb_mpi.machine.topology import read_topology
+from qcmb_mpi.plan import format_plan, make_plan
+from qcmb_mpi.plan_ranks import Agents, Ranks, agents_of, launched
+from tests.edge.fake_machine import Machine
+from tests.edge.task_cases import IMPORTS, many_body_input
+
+GB = 10**9
+TWO_DOMAINS = Machine(n_packages=2, n_cores_per_domain=4)
+Node = Callable[..., None]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """Return what turns this machine into another one, with 100 GB."""
+
+    def become(machine: Machine, n_granted: int | None = None) -> None:
+        topology = read_topology(machine.build(tmp_path / "root"))
+        cpus = frozenset(range(n_granted or machine.n_cpus))
+        limits = Limits(cpus, len(cpus), 100 * GB, ())
+        monkeypatch.setattr("qcmb_mpi.machine.topology.read_topology", lambda *_: topology)
+        monkeypatch.setattr("qcmb_mpi.machine.limits.read_limits", lambda *_, **__: limits)
+        monkeypatch.setattr("qcmb_mpi.plan_ranks.allocation_mask", lambda *_: cpus)
+
+    return become
+
+
+def agents(**how: Any) -> Agents:
+    return agents_of(Ranks(**how), ExecutorConfig())
+
+
+def cores(**how: Any) -> list[int]:
+    return [info.n_cores for info in agents(**how).infos]
+
+
+def plan(**how: Any) -> dict[str, Any]:
+    loaded = schema.load_input(many_body_input())
+    return make_plan(loaded, ExecutorConfig(imports=IMPORTS), ranks=Ranks(**how))
+
+
+def test_ranks_share_the_cores_of_their_nodes(node: Node) -> None:
+    node(TWO_DOMAINS)
+    assert cores() == [8]
+    assert cores(n_ranks=2) == [4, 4]
+    assert cores(n_nodes=3) == [4] * 6
+    assert cores(n_ranks=3, n_nodes=2) == [4, 4, 8]
+    assert cores(n_ranks=3, n_nodes=3) == [8] * 3
+    assert [info.rank for info in agents(n_ranks=5, n_nodes=2).infos] == [*range(5)]
+    assert {info.memory_bytes for info in agents(n_ranks=4).infos} == {20 * GB}
+
+
+def test_a_dedicated_master_leaves_its_cores_to_the_others(node: Node) -> None:
+    node(TWO_DOMAINS)
+    found = agents(n_ranks=3, is_master_dedicated=True)
+    assert [info.n_cores for info in found.infos] == [0, 4, 4]
+    assert [info.rank for info in found.computing] == [1, 2]
+    assert cores(n_ranks=1, is_master_dedicated=True) == [8]
+
+
+def test_a_rank_needs_a_node(node: Node) -> None:
+    node(TWO_DOMAINS)
+    with pytest.raises(InputError, match="--nodes"):
+        Ranks(2, 3)
+
+
+def test_one_rank_for_each_domain_is_advised(node: Node) -> None:
+    node(TWO_DOMAINS)
+    alone = plan()
+    assert alone["ranks"]["n_advised"] == 2
+    assert "mpiexec -n 2 python -m qcmb_mpi run INPUT" in format_plan(alone)
+    advised = plan(n_ranks=2)
+    text = format_plan(advised)
+    assert "2 ranks on 1 node, 4 cores and 40 GB each" in text
+    assert "advised" not in text
+    assert "in each rank 4 slots x 1 thread" in text
+    several = plan(n_nodes=2)
+    assert several["ranks"]["n_ranks"] == 4
+    assert several["wall_s"] < advised["wall_s"]
+    assert "on 2 nodes like this" in format_plan(several)
+
+
+def test_what_is_granted_of_a_node_is_said(node: Node) -> None:
+    node(TWO_DOMAINS, n_granted=3)
+    text = format_plan(plan())
+    assert ": 3 cores and 80 GB for tasks (the machine has 8 cores; `doctor` shows" in text
+    assert "none: python -m qcmb_mpi run INPUT" in text
+    assert "without MPI is as good" in format_plan(plan(n_ranks=2))
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (0, 1, 0)),
+        ({"OMPI_COMM_WORLD_SIZE": "6", "OMPI_COMM_WORLD_RANK": "4"}, (6, 1, 4)),
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "6",
+                "OMPI_COMM_WORLD_RANK": "4",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+            },
+            (6, 2, 4),
+        ),
+        ({"PMIX_RANK": "3"}, (0, 1, 3)),
+    ],
+)
+def test_inside_a_job_its_own_ranks_are_taken(
+    environ: dict[str, str], expected: tuple[int, int, int]
+) -> None:
+    assert launched(environ) == expected
