@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Measure hybrid parallelism: automatic widths beside fixed numbers of threads for every task.
+"""Measure the automatic layout beside fixed ones: so many workers times so many threads.
 
-    python benchmarks/hybrid.py                              # all inputs, five pairs each
+    python benchmarks/hybrid.py                              # beside three that use all cores
+    python benchmarks/hybrid.py --layouts all                # beside every one that fits
     python benchmarks/hybrid.py --input tail --repeat 9
     python benchmarks/hybrid.py --smoke                      # does it still run?
 
-Every run is a whole program on all cores of this machine, timed by its own summary. In each repeat
-all contenders run one after the other, in an order that alternates; what counts is the median of
-the ratios within a repeat. A table goes to standard output, all figures to ``benchmarks/results/``.
+Every run is a whole program on the cores of this machine, timed by its own summary. In each repeat
+all contenders run one after the other, in an order that alternates. A fixed layout that takes more
+than 1.5 times as long as the best in the first repeat is not repeated; it is ended as soon as that
+is clear. A table goes to standard output, all figures to ``benchmarks/results/``.
 
 Rules of this file
 ------------------
-1. Times are compared within one repeat only; nothing here knows an absolute number.
+1. Times are compared within one run only; nothing here knows an absolute number.
 2. All contenders must give the same energy to 1e-8 hartree, else the run fails.
 """
 
@@ -24,13 +26,42 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from farm import ROOT, TOLERANCE_HARTREE, commit, machine, note, versions
 
-AUTOMATIC, NARROW = "automatic", "--threads 1"
+AUTOMATIC = "automatic"
+HOPELESS = 1.5
+CUT_OFF = 1.6
+# What is asked of the ratios of wall times.
+MOST_OVER_BEST = 1.05
+MOST_OVER_NARROW = 1.02
+LEAST_GAIN = 1.20
+WITH_TAIL = ("tail",)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to divide the cores; no numbers for the automatic one."""
+
+    n_workers: int = 0
+    n_threads: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{self.n_workers} x {self.n_threads}" if self.n_workers else AUTOMATIC
+
+    @property
+    def options(self) -> list[str]:
+        """What the command line is told."""
+        numbers = ["--workers", str(self.n_workers), "--threads", str(self.n_threads)]
+        return numbers if self.n_workers else []
 
 
 def model(method: str, basis: str) -> dict[str, Any]:
@@ -40,28 +71,55 @@ def model(method: str, basis: str) -> dict[str, Any]:
 
 
 # What is computed of the waters of examples/supersystem.yaml, how many of them, why.
+SMOKE = "tiny"
 INPUTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    SMOKE: (3, {"bsse_type": ["nocp"], "levels": {2: "low"}}, {"low": model("hf", "sto-3g")}),
+    "small": (  # many small tasks: nothing to gain, must cost nothing
+        8,
+        {"bsse_type": ["nocp"], "levels": {3: "low"}},
+        {"low": model("hf", "6-31g*")},
+    ),
+    "large": (  # few large tasks, more than one round of cores
+        4,
+        {"bsse_type": ["nocp"], "levels": {2: "high"}},
+        {"high": model("ccsd", "6-311+g*")},
+    ),
+    "cp": (  # monomers and dimers, all with the functions of all: more than one round of cores
+        3,
+        {"bsse_type": ["cp"], "levels": {2: "low"}},
+        {"low": model("hf", "6-311++g**")},
+    ),
+    "mixed": (  # MP2 of the pairs, HF of all together
+        7,
+        {"bsse_type": ["nocp"], "levels": {2: "high", "supersystem": "low"}},
+        {"high": model("mp2", "6-31+g*"), "low": model("hf", "6-31g*")},
+    ),
     "tail": (  # one supersystem that is most of the work
         8,
         {"bsse_type": ["nocp"], "levels": {2: "low", "supersystem": "high"}},
-        {"low": model("hf", "6-31g"), "high": model("hf", "6-31g")},
-    ),
-    "cp": (  # every task has all functions: few dear ones, more than one round of cores
-        5,
-        {"bsse_type": ["cp"], "max_nbody": 1, "levels": {1: "low"}},
-        {"low": model("hf", "aug-cc-pvdz")},
-    ),
-    "correlated": (  # few large tasks of another method over many small ones
-        6,
-        {"bsse_type": ["nocp"], "levels": {1: "high", 2: "low", "supersystem": "top"}},
-        {"high": model("mp2", "6-31g*"), "low": model("hf", "6-31g"), "top": model("mp2", "6-31g")},
-    ),
-    "narrow": (  # nothing to gain: must cost nothing
-        8,
-        {"bsse_type": ["nocp"], "levels": {3: "low"}},
-        {"low": model("hf", "6-31g")},
+        {"low": model("hf", "6-31g"), "high": model("hf", "6-31g*")},
     ),
 }
+
+
+def fixed_layouts(n_cores: int, *, is_complete: bool) -> list[Contender]:
+    """Return fixed layouts within the cores, those first that leave no core idle.
+
+    Parameters
+    ----------
+    n_cores : int
+    is_complete : bool
+        All that fit; else those of 1 thread, half the cores and all of them.
+    """
+    if not is_complete:
+        widths = sorted({1, max(1, n_cores // 2), n_cores})
+        return [Contender(n_cores // width, width) for width in widths]
+    every = [
+        Contender(n_workers, n_threads)
+        for n_threads in range(1, n_cores + 1)
+        for n_workers in range(1, n_cores // n_threads + 1)
+    ]
+    return sorted(every, key=lambda each: (-each.n_workers * each.n_threads, each.n_threads))
 
 
 def write_input(name: str, path: Path) -> None:
@@ -79,86 +137,165 @@ def write_input(name: str, path: Path) -> None:
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
 
 
-def run(path: Path, threads: str) -> dict[str, Any]:
+def run(path: Path, contender: Contender, limit_s: float | None) -> dict[str, Any]:
     """Run an input once; return its summary with the energy."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "out.json"
         command = [sys.executable, "-m", "qcmb_mpi", "run", str(path), "--no-store"]
-        options = ["--executor", "multiprocessing", "--no-progress", "--threads", threads]
-        done = subprocess.run(
-            [*command, *options, "-o", str(result)], capture_output=True, text=True, check=False
-        )
+        command += ["--executor", "multiprocessing", "--no-progress", "-o", str(result)]
+        command += contender.options
+        began_s = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
+        process_s = time.perf_counter() - began_s
         if done.returncode:
-            raise SystemExit(f"{path.stem}, threads {threads}: {done.stderr}")
+            raise SystemExit(f"{path.stem}, {contender.name}: {done.stderr}")
         summary = json.loads((Path(folder) / "out.run.json").read_text(encoding="utf-8"))
         value = json.loads(result.read_text(encoding="utf-8"))["return_result"]
-    return {**summary, "value": value}
+    return {**summary, "value": value, "process_s": process_s}
 
 
-def measure(name: str, contenders: dict[str, str], n_repeats: int) -> dict[str, Any]:
+Runner = Callable[[Path, Contender, float | None], dict[str, Any]]
+
+
+def measure(
+    name: str, fixed: Sequence[Contender], n_repeats: int, runner: Runner = run
+) -> dict[str, Any]:
     """Run all contenders on one input, the order turned round in every other repeat."""
-    runs: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.yaml"
         write_input(name, path)
-        for repeat in range(n_repeats):
-            order = list(contenders)[:: 1 if repeat % 2 == 0 else -1]
-            for contender in order:
-                runs[contender].append(run(path, contenders[contender]))
-                wall_s = runs[contender][-1]["wall_s"]
-                note(f"{name} {repeat + 1}/{n_repeats}: {contender} {wall_s:.2f} s")
+        runs, dropped = _first_repeat(path, fixed, runner)
+        left = [each for each in (Contender(), *fixed) if each.name not in dropped]
+        for repeat in range(1, n_repeats):
+            for contender in left[:: 1 if repeat % 2 == 0 else -1]:
+                runs[contender.name].append(runner(path, contender, None))
+                wall_s = runs[contender.name][-1]["wall_s"]
+                note(f"{name} {repeat + 1}/{n_repeats}: {contender.name} {wall_s:.2f} s")
     values = [each["value"] for many in runs.values() for each in many]
     if max(values) - min(values) > TOLERANCE_HARTREE:
         raise SystemExit(f"{name}: the contenders do not agree: {values}")
     return {
         "input": name,
+        "n_tasks": runs[AUTOMATIC][0]["n_tasks"],
         "layout": runs[AUTOMATIC][0]["layout"],
-        "wall_s": {
-            contender: [each["wall_s"] for each in many] for contender, many in runs.items()
-        },
+        "narrow": fixed[0].name,
+        "wall_s": {each: [one["wall_s"] for one in many] for each, many in runs.items()},
+        "dropped": dropped,
     }
 
 
-def ratios(measured: dict[str, Any], contender: str) -> list[float]:
-    """Return, of each repeat, a contender's wall time over the automatic one's."""
-    pairs = zip(measured["wall_s"][contender], measured["wall_s"][AUTOMATIC], strict=True)
-    return [other_s / ours_s for other_s, ours_s in pairs]
+def _first_repeat(
+    path: Path, fixed: Sequence[Contender], runner: Runner
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+    """Run each once; return the runs, and of those not to be repeated the ratio to the best.
+
+    A ratio of a run that was ended is the least that it can be; one thread on every core stays.
+    """
+    keeps = (AUTOMATIC, fixed[0].name)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    dropped: dict[str, float] = {}
+    limit_s: float | None = None
+    for contender in (Contender(), *fixed):
+        try:
+            done = runner(path, contender, None if contender.name in keeps else limit_s)
+        except subprocess.TimeoutExpired:
+            dropped[contender.name] = CUT_OFF
+            note(f"{path.stem} 1: {contender.name} ended, it is hopeless")
+            continue
+        runs[contender.name] = [done]
+        note(f"{path.stem} 1: {contender.name} {done['wall_s']:.2f} s")
+        limit_s = CUT_OFF * min(many[0]["process_s"] for many in runs.values())
+    best_s = min(many[0]["wall_s"] for many in runs.values())
+    took = {name: many[0]["wall_s"] / best_s for name, many in runs.items()}
+    return runs, dropped | {
+        name: ratio for name, ratio in took.items() if ratio > HOPELESS and name not in keeps
+    }
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-    """Write the medians of the ratios: above 1 the automatic choice is sooner."""
-    others = [each for each in measured[0]["wall_s"] if each != AUTOMATIC]
+def best_fixed(measured: dict[str, Any]) -> str:
+    """Return the fixed layout with the least median, of those that were repeated."""
+    median_s = {
+        name: statistics.median(walls_s)
+        for name, walls_s in measured["wall_s"].items()
+        if name != AUTOMATIC and name not in measured["dropped"]
+    }
+    return str(min(median_s, key=median_s.__getitem__))
+
+
+def of_medians(measured: dict[str, Any], this: str, other: str) -> float:
+    """Return the ratio of the median wall times of two contenders."""
+    wall_s = measured["wall_s"]
+    return float(statistics.median(wall_s[this]) / statistics.median(wall_s[other]))
+
+
+def paired(measured: dict[str, Any], this: str, other: str) -> list[float]:
+    """Return the ratio of the wall times of two contenders in each repeat."""
+    wall_s = measured["wall_s"]
+    return [a / b for a, b in zip(wall_s[this], wall_s[other], strict=True)]
+
+
+def verdicts(measured: dict[str, Any]) -> dict[str, bool]:
+    """Return what is asked of an input, and whether it holds, by the medians of pairs."""
+    over_best = statistics.median(paired(measured, AUTOMATIC, best_fixed(measured)))
+    over_narrow = statistics.median(paired(measured, AUTOMATIC, measured["narrow"]))
+    asked = {
+        f"automatic <= {MOST_OVER_BEST} x best fixed": over_best <= MOST_OVER_BEST,
+        f"automatic <= {MOST_OVER_NARROW} x one thread": over_narrow <= MOST_OVER_NARROW,
+    }
+    if measured["input"] in WITH_TAIL:
+        asked[f"one thread > {LEAST_GAIN:.2f} x automatic"] = 1 / over_narrow > LEAST_GAIN
+    return asked
+
+
+def table(measured: Sequence[dict[str, Any]]) -> str:
+    """Write the ratios, what is asked of them, what was chosen and what was dropped."""
     lines = [
-        "| input | automatic, s | " + " | ".join(f"{each} / automatic" for each in others) + " |",
-        "|---|---:|" + "---:|" * len(others),
+        "| input | tasks | automatic, s | best fixed | automatic / best fixed: of medians | "
+        "of pairs | one thread / automatic: of medians | of pairs |",
+        "|---|---:|---:|---|---:|---:|---:|---:|",
     ]
+    lines += [_row(each) for each in measured]
     for each in measured:
-        cells = [
-            f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-            for found in (ratios(each, other) for other in others)
-        ]
-        wall_s = statistics.median(each["wall_s"][AUTOMATIC])
-        lines.append(f"| {each['input']} | {wall_s:.2f} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"{each['input']}: {each['layout']}" for each in measured)]
+        lines += ["", f"{each['input']}: {each['layout']}"]
+        lines += [f"  {'holds' if ok else 'FAILS'}: {text}" for text, ok in verdicts(each).items()]
+        if each["dropped"]:
+            ratios = sorted(each["dropped"].items(), key=lambda item: item[1])
+            names = ", ".join(
+                f"{name} ({'' if name in each['wall_s'] else '> '}{ratio:.1f})"
+                for name, ratio in ratios
+            )
+            lines.append(f"  not repeated, times the best of the first repeat: {names}")
     return "\n".join(lines)
 
 
+def _row(each: dict[str, Any]) -> str:
+    best, narrow = best_fixed(each), each["narrow"]
+    wall_s = statistics.median(each["wall_s"][AUTOMATIC])
+    cells = [each["input"], str(each["n_tasks"]), f"{wall_s:.2f}", best]
+    for this, other in ((AUTOMATIC, best), (narrow, AUTOMATIC)):
+        found = paired(each, this, other)
+        spread = f"({min(found):.2f} to {max(found):.2f})"
+        cells += [f"{of_medians(each, this, other):.3f}"]
+        cells += [f"{statistics.median(found):.3f} {spread}"]
+    return "| " + " | ".join(cells) + " |"
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+    """Run the command line; 1 if what is asked does not hold here."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--input", action="append", choices=tuple(INPUTS), help="repeatable")
-    parser.add_argument("--repeat", type=int, default=5, metavar="N")
-    parser.add_argument("--smoke", action="store_true", help="one input, once")
+    parser.add_argument("--layouts", choices=("few", "all"), default="few", help="fixed ones")
+    parser.add_argument("--repeat", type=int, metavar="N", help="default: 5, of all layouts 3")
+    parser.add_argument("--smoke", action="store_true", help="a tiny input, once")
     parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-hybrid.json")
     options = parser.parse_args(argv)
     about = machine()
-    counts = sorted({1, max(1, about["n_cores"] // 2), about["n_cores"]})
-    contenders = {AUTOMATIC: "auto", **{f"--threads {n}": str(n) for n in counts}}
+    fixed = fixed_layouts(about["n_cores"], is_complete=options.layouts == "all")
+    n_repeats = options.repeat or (3 if options.layouts == "all" else 5)
     if options.smoke:
-        options.repeat, options.input = 1, ["tail"]
-        contenders = {AUTOMATIC: "auto", NARROW: "1"}
-    names = options.input or list(INPUTS)
-    measured = [measure(name, contenders, options.repeat) for name in names]
+        n_repeats, options.input = 1, [SMOKE]
+    names = options.input or [name for name in INPUTS if name != SMOKE]
+    measured = [measure(name, fixed, n_repeats) for name in names]
     now = datetime.datetime.now().astimezone()
     report = {
         "date": now.isoformat(timespec="seconds"),
@@ -171,7 +308,8 @@ def main(argv: list[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(table(measured))
-    return 0
+    is_met = all(ok for each in measured for ok in verdicts(each).values())
+    return 0 if is_met or options.smoke else 1
 
 
 if __name__ == "__main__":

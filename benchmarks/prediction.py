@@ -188,6 +188,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="longest task, predicted seconds")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("-o", "--output", type=Path, help="JSON of everything measured")
     options = parser.parse_args()
     if options.smoke:
         options.methods, options.calibrate, options.largest = ["hf", "mp2"], 2, 3
@@ -214,7 +215,7 @@ def main() -> int:
 
 def _write(options: argparse.Namespace, rows: list[Row], figures: dict[str, Any]) -> None:
     now = datetime.datetime.now(tz=datetime.UTC)
-    path = HERE / "results" / f"prediction-{now:%Y%m%d-%H%M%S}.json"
+    path = options.output or HERE / "results" / f"prediction-{now:%Y%m%d-%H%M%S}.json"
     path.parent.mkdir(exist_ok=True)
     record = {
         "when": now.isoformat(timespec="seconds"),
@@ -223,7 +224,7 @@ def _write(options: argparse.Namespace, rows: list[Row], figures: dict[str, Any]
             "qcmb_mpi": qcmb_mpi.__version__,
             **{name: metadata.version(name) for name in PACKAGES},
         },
-        "options": vars(options),
+        "options": {**vars(options), "output": str(path)},
         "figures": figures,
         "rows": [asdict(row) for row in rows],
     }
