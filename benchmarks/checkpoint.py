@@ -21,10 +21,8 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -154,27 +152,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=farm.mpiexec.n_cores(), metavar="N")
     parser.add_argument("--folder", type=Path, help="where to put the store (which disk?)")
     parser.add_argument("--smoke", action="store_true", help="a tiny input, one pair, two cores")
-    parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-HOST.json")
+    parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-checkpoint.json")
     options = parser.parse_args(argv)
     if options.smoke:
         options.fragments, options.repeat, options.cores = 6, 1, 2
-    now = datetime.datetime.now().astimezone()
-    report: dict[str, Any] = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": farm.commit(),
-        "machine": farm.machine(),
-        "versions": farm.versions(),
-    }
+    report = farm.about()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report["checkpoint"] = measure(
             Path(folder), options.fragments, options.cores, options.repeat
         )
     print(table(report["checkpoint"]), flush=True)
-    name = f"checkpoint-{now:%Y-%m-%d-%H%M}-{platform.node()}.json"
-    output = options.output or farm.HERE / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    farm.note(f"written: {output}")
+    farm.keep("checkpoint", options.output, report)
     return 0
 
 

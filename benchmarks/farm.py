@@ -272,6 +272,25 @@ def versions() -> dict[str, str]:
     }
 
 
+def about() -> dict[str, Any]:
+    """Describe what is going to be measured; to be asked before, as the load counts."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def keep(name: str, output: Path | None, report: dict[str, Any]) -> None:
+    """Write what `about` told and what was measured, by default to ``results/DATE-NAME.json``."""
+    date = report["date"][:19].replace(":", "").replace("T", "-")
+    path = output or HERE / "results" / f"{date}-{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    note(f"written: {path}")
+
+
 def note(text: str) -> None:
     """Tell the person at the terminal how far it is."""
     print(text, file=sys.stderr, flush=True)
@@ -287,31 +306,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-default", action="store_true", help="leave the slowest contender out")
     parser.add_argument("--smoke", action="store_true", help="a tiny input, once, two cores")
     parser.add_argument(
-        "-o", "--output", type=Path, help="default: benchmarks/results/DATE-HOST.json"
+        "-o", "--output", type=Path, help="default: benchmarks/results/DATE-farm.json"
     )
     options = parser.parse_args(argv)
     inputs = options.input or [ROOT / "examples" / f"water-{n}.yaml" for n in ("hexamer", "16")]
     if options.smoke:
         inputs = [ROOT / "examples" / "helium-dimer.yaml"]
         options.repeat, options.cores, options.sample = 1, 2, 3
-    now = datetime.datetime.now().astimezone()
-    report: dict[str, Any] = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "measured": [],
-    }
+    report = {**about(), "measured": []}
     contenders = CONTENDERS[:-1] if options.no_default else CONTENDERS
     for path in inputs:
         report["measured"].append(
             measure(path, contenders, options.cores, options.repeat, options.sample)
         )
         print(table(report["measured"][-1]), end="\n\n", flush=True)
-    output = options.output or HERE / "results" / f"{now:%Y-%m-%d-%H%M}-{platform.node()}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    note(f"written: {output}")
+    keep("farm", options.output, report)
     return 0
 
 

@@ -20,7 +20,6 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from farm import ROOT, TOLERANCE_HARTREE, commit, machine, note, versions
+from farm import ROOT, TOLERANCE_HARTREE, about, keep, note
 
 AUTOMATIC = "automatic"
 HOPELESS = 1.5
@@ -289,24 +288,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="a tiny input, once")
     parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-hybrid.json")
     options = parser.parse_args(argv)
-    about = machine()
-    fixed = fixed_layouts(about["n_cores"], is_complete=options.layouts == "all")
+    report = about()
+    fixed = fixed_layouts(report["machine"]["n_cores"], is_complete=options.layouts == "all")
     n_repeats = options.repeat or (3 if options.layouts == "all" else 5)
     if options.smoke:
         n_repeats, options.input = 1, [SMOKE]
     names = options.input or [name for name in INPUTS if name != SMOKE]
     measured = [measure(name, fixed, n_repeats) for name in names]
-    now = datetime.datetime.now().astimezone()
-    report = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": about,
-        "versions": versions(),
-        "measured": measured,
-    }
-    path = options.output or ROOT / "benchmarks" / "results" / f"{now:%Y%m%d-%H%M%S}-hybrid.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    keep("hybrid", options.output, {**report, "measured": measured})
     print(table(measured))
     is_met = all(ok for each in measured for ok in verdicts(each).values())
     return 0 if is_met or options.smoke else 1

@@ -23,7 +23,6 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -223,20 +222,10 @@ def main(argv: list[str] | None = None) -> int:
         MemoryGroup(2**30, options.group).__exit__(None, None, None)
     except OSError as error:
         parser.error(f"{error}; --group names a folder of control groups that is yours")
+    report = farm.about()
     measured = [measure(name, each, options.group) for name, each in inputs.items()]
     never = refused(options.group)
-    now = datetime.datetime.now().astimezone()
-    report = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": farm.commit(),
-        "machine": farm.machine(),
-        "versions": farm.versions(),
-        "measured": measured,
-        "never": never,
-    }
-    path = options.output or farm.HERE / "results" / f"{now:%Y%m%d-%H%M%S}-memory.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    farm.keep("memory", options.output, {**report, "measured": measured, "never": never})
     print(table(measured, never))
     wrong = complaints(measured, never)
     for each in wrong:

@@ -19,7 +19,6 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import subprocess
@@ -150,19 +149,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.smoke:
         options.input, options.repeat = farm.ROOT / "examples" / "water-hexamer.yaml", 5
+    report = farm.about()
     run, fixed_ms = watched(options.input), fixing(options.repeat)
-    now = datetime.datetime.now().astimezone()
-    report = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": farm.commit(),
-        "machine": farm.machine(),
-        "versions": farm.versions(),
-        "run": run,
-        "fixed_ms": fixed_ms,
-    }
-    path = options.output or farm.HERE / "results" / f"{now:%Y%m%d-%H%M%S}-monitoring.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    farm.keep("monitoring", options.output, {**report, "run": run, "fixed_ms": fixed_ms})
     print(table(run, fixed_ms))
     if options.smoke:
         return 0

@@ -22,7 +22,6 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import sys
@@ -287,12 +286,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=2, metavar="N")
     parser.add_argument("--cores", type=int, default=farm.mpiexec.n_cores(), metavar="N")
     parser.add_argument("--smoke", action="store_true", help="one seed, a tiny input once, 2 cores")
-    parser.add_argument("-o", "--output", type=Path, help="default: results/orders-DATE.json")
+    parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-orders.json")
     options = parser.parse_args(argv)
     inputs, machines = {name: INPUTS[name] for name in options.input or INPUTS}, MACHINES
     if options.smoke:
         inputs, options.seeds, options.repeat, options.cores = TINY, 1, 1, 2
         machines = {"4 slots": MACHINES["4 slots"]}
+    report = farm.about()
     rows = simulate_all(machines, options.seeds)
     print(simulated_table(rows), flush=True)
     measured = [
@@ -302,9 +302,8 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if measured:
         print("", real_table(measured), sep="\n", flush=True)
-    now = datetime.datetime.now().astimezone()
-    path = options.output or farm.HERE / "results" / f"orders-{now:%Y%m%d-%H%M%S}.json"
-    overhead.write_report(path, {"simulated": rows, "real": measured})
+    found = {"simulated": rows, "real": measured}
+    farm.keep("orders", options.output, {**report, "measured": found})
     return 0 if options.smoke or is_met(measured) else 1
 
 

@@ -20,7 +20,6 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
 import os
@@ -255,20 +254,6 @@ def is_met(measured: Sequence[dict[str, Any]]) -> bool:
     )
 
 
-def write_report(path: Path, measured: Any) -> None:
-    """Keep all figures, with what they were measured on."""
-    report = {
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": farm.commit(),
-        "machine": farm.machine(),
-        "versions": farm.versions(),
-        "measured": measured,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    farm.note(f"written: {path}")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 1 if an overhead is beyond its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -277,22 +262,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
     parser.add_argument("--cores", type=int, default=farm.mpiexec.n_cores(), metavar="N")
     parser.add_argument("--smoke", action="store_true", help="a tiny input, once, two cores")
-    parser.add_argument("-o", "--output", type=Path, help="default: results/overhead-DATE.json")
+    parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-overhead.json")
     options = parser.parse_args(argv)
     cases = {name: CASES[name] for name in options.input or CASES}
     if options.smoke:
         cases, options.repeat, options.cores = TINY, 1, 2
     executors = options.executor or EXECUTORS
+    report = farm.about()
     measured = [
         each
         for name, case in cases.items()
         for each in measure(name, case, executors, options.cores, options.repeat)
     ]
     print(table(measured), flush=True)
-    now = datetime.datetime.now().astimezone()
-    write_report(
-        options.output or farm.HERE / "results" / f"overhead-{now:%Y%m%d-%H%M%S}.json", measured
-    )
+    farm.keep("overhead", options.output, {**report, "measured": measured})
     return 0 if is_met(measured) else 1
 
 

@@ -214,7 +214,7 @@ def main() -> int:
 
 
 def _write(options: argparse.Namespace, rows: list[Row], figures: dict[str, Any]) -> None:
-    now = datetime.datetime.now(tz=datetime.UTC)
+    now = datetime.datetime.now(tz=datetime.timezone.utc)
     path = options.output or HERE / "results" / f"prediction-{now:%Y%m%d-%H%M%S}.json"
     path.parent.mkdir(exist_ok=True)
     record = {

@@ -80,9 +80,7 @@ def _task_class(each: SizedClass, stage: int, driver: str) -> TaskClass:
 def _parallel_fraction(program: str, method: str) -> float:
     """Return the part of a large task that threads speed up."""
     family = method_family(program, method)
-    # A density functional threads as an SCF does.
-    fraction = PARALLEL_FRACTIONS.get(family, PARALLEL_FRACTIONS["scf"])
-    return fraction if profile(program).is_threaded else 0.0
+    return PARALLEL_FRACTIONS[family] if profile(program).is_threaded else 0.0
 
 
 def slot_bytes_of(config: ExecutorConfig) -> int:

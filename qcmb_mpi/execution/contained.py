@@ -26,7 +26,7 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 _MEMORY_ERROR = re.compile(r"([\w.]+\.)?_?(Array)?MemoryError\b")
 _OUT_OF_MEMORY = "out_of_memory"
 _KILLED = "out of memory: the system killed a process while the task ran:"
-# A count takes 0.1 ms: it is not taken for each of many short tasks.
+# A count reads several files: it is not taken for each of many short tasks.
 _COUNT_INTERVAL_S = 1.0
 
 

@@ -1,9 +1,8 @@
 """The highest resident memory of one task after the other in a process that lives on.
 
 Linux keeps a high-water mark per process and lowers it to what is resident now when asked to
-(``clear_refs``; measured: 10 us, and 16 us to read the mark, in a process with PySCF loaded, with
-0.8 GB as without). Other marks are of a whole life: of programs that have ended the system tells
-only how large the largest ever was.
+(``clear_refs``). Other marks are of a whole life: of programs that have ended the system tells only
+how large the largest ever was.
 
 Rules of this file
 ------------------

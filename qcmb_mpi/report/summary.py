@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
-from qcmb_mpi.report.files import replace_file, write_summary
 from qcmb_mpi.report.snapshot import LevelCount, Snapshot
 from qcmb_mpi.report.tallies import (
     AgentInfo,
@@ -46,11 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentInfo",
     "RunSummary",
-    "compute_execution_stats",
-    "format_execution_summary",
-    "replace_file",
     "versions",
-    "write_summary",
 ]
 
 STATUSES = ("complete", "failed", "incomplete")

@@ -148,10 +148,6 @@ class Agent:
         """Tell whether a task of a size fits when nothing else is held."""
         return not self.memory_bytes or task_bytes <= self.memory_bytes
 
-    def memory_in_use(self, books: Mapping[int, Ledger]) -> int:
-        """Return the predicted bytes of the ``n_slots`` largest tasks that it holds."""
-        return sum(self._largest(books))
-
     def room_bytes(self, books: Mapping[int, Ledger]) -> int:
         """Return the largest task that it, having a limit, could be given now; negative: none."""
         largest = self._largest(books)

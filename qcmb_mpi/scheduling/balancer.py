@@ -86,9 +86,6 @@ class LoadBalancer:
             n_electrons=n_electrons,
             n_ghost_atoms=n_ghost_atoms,
         )
-        return self._estimate(size)
-
-    def _estimate(self, size: TaskSize) -> CostEstimate:
         prior = self.model.predict(size)
         return self.model.estimate(
             size, prior.cost_s, memory_bytes=prior.memory_bytes, family=_family(size)

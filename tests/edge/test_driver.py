@@ -18,8 +18,8 @@ from qcmb_mpi.execution.executors.base import Executor
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import Ready
+from qcmb_mpi.report.files import write_summary
 from qcmb_mpi.report.status import status_of
-from qcmb_mpi.report.summary import write_summary
 from qcmb_mpi.scheduling.scheduler import Scheduler
 from qcmb_mpi.store import Store
 from tests.edge.task_cases import IMPORTS, many_body_input

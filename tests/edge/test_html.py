@@ -17,8 +17,9 @@ from qcmb_mpi import schema
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import answer, figures
+from qcmb_mpi.report.files import write_summary
 from qcmb_mpi.report.html import render_report, report_for, write_report
-from qcmb_mpi.report.summary import AgentInfo, RunSummary, write_summary
+from qcmb_mpi.report.summary import AgentInfo, RunSummary
 from qcmb_mpi.report.timeline import gantt
 from qcmb_mpi.store import Store
 from tests.edge.report_cases import done, make_result, make_rows

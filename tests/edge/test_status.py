@@ -12,9 +12,8 @@ import pytest
 
 from qcmb_mpi.errors import InputError, StoreError
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.report.files import find_files, read_json
+from qcmb_mpi.report.files import find_files, read_json, write_summary
 from qcmb_mpi.report.status import format_status, status_of
-from qcmb_mpi.report.summary import write_summary
 from qcmb_mpi.store import Store
 from tests.edge.report_cases import done, lost, make_result
 from tests.toys import toy_expansion

@@ -13,15 +13,9 @@ import pytest
 from qcmb_mpi.execution.tasks import TaskResult, TaskStatus
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import summary as summaries
-from qcmb_mpi.report.closing import advice_for
-from qcmb_mpi.report.summary import (
-    AgentInfo,
-    RunSummary,
-    compute_execution_stats,
-    format_execution_summary,
-    versions,
-    write_summary,
-)
+from qcmb_mpi.report.closing import advice_for, compute_execution_stats, format_execution_summary
+from qcmb_mpi.report.files import write_summary
+from qcmb_mpi.report.summary import AgentInfo, RunSummary, versions
 from qcmb_mpi.scheduling.messages import TaskClass
 from tests.edge.report_cases import done, lost
 from tests.toys import toy_expansion

@@ -74,7 +74,7 @@ def n_raises(result: SimulationResult, options: SchedulerOptions) -> int:
         if scheduler._recost_at == learnt_at:
             continue
         for agent in pool.agents.values():
-            is_over = agent.memory_bytes and agent.memory_in_use(pool.books) > agent.memory_bytes
+            is_over = agent.memory_bytes and sum(agent._largest(pool.books)) > agent.memory_bytes
             if is_over and agent.n_unstarted:
                 n += 1
                 assert agent.asked >= set(agent.spaces)
