@@ -73,15 +73,10 @@ class Contender:
 
 def timed(command: list[str], environ: dict[str, str] | None = None) -> tuple[float, str]:
     """Run a command to its end; return wall seconds and standard output."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        command,
-        env={**mpiexec.environment(), **(environ or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    wall_s = time.perf_counter() - began
+    with mpiexec.own_temporary({**mpiexec.environment(), **(environ or {})}) as variables:
+        began = time.perf_counter()
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        wall_s = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(
             f"{' '.join(command)}\nended with exit code {done.returncode}:\n{done.stderr}"

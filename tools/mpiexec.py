@@ -13,11 +13,14 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -71,6 +74,17 @@ def environment(timeout_s: int = 0) -> dict[str, str]:
     return environ
 
 
+@contextlib.contextmanager
+def own_temporary(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Give a job a TMPDIR of its own, removed at the end.
+
+    Open MPI's ``mpiexec`` keeps ``TMPDIR/ompi.PID`` there, which stays if it is killed; a later
+    one that gets the same process number finds it and refuses to start.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcmb-job-", ignore_cleanup_errors=True) as folder:
+        yield {**environ, "TMPDIR": folder}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is ``mpiexec``'s."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -92,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         timeout_s=options.timeout,
     )
     print("+", shlex.join(line), file=sys.stderr, flush=True)
-    return subprocess.run(line, env=environment(options.timeout), check=False).returncode
+    with own_temporary(environment(options.timeout)) as environ:
+        return subprocess.run(line, env=environ, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from qcmb_mpi.machine.launcher import (
     launcher,
     wants_mpi,
 )
+from tools.mpiexec import own_temporary
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_SIZE": "4",
@@ -242,13 +243,14 @@ def test_a_real_launcher_tells_sizes_and_its_binding_is_undone() -> None:
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    done = subprocess.run(
-        [*mpiexec(), sys.executable, "-c", PROBE],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    with own_temporary(environ) as variables:
+        done = subprocess.run(
+            [*mpiexec(), sys.executable, "-c", PROBE],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 0, done.stderr
     ranks = sorted(
         (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.mpiexec import own_temporary
+
 TIMEOUT_S = 180.0
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,26 +63,27 @@ def run(
 def started(
     words: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a job; whatever is left of it is killed at the end."""
-    job = subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=dict(env or environment()),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield job
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-        for stream in (job.stdin, job.stdout, job.stderr):
-            if stream is not None:
-                stream.close()
+    """Start a job with a TMPDIR of its own; whatever is left of it is killed at the end."""
+    with own_temporary(env or environment()) as variables:
+        job = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield job
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+            for stream in (job.stdin, job.stdout, job.stderr):
+                if stream is not None:
+                    stream.close()
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
