@@ -29,6 +29,7 @@ from qcmb_mpi.doctor_probes import (
     by,
     mpi_findings,
     programs_finding,
+    sessions_finding,
 )
 from qcmb_mpi.machine import hwloc
 from qcmb_mpi.machine.affinity import allocation_mask, can_pin
@@ -44,7 +45,7 @@ _LITTLE_MEMORY_BYTES = 2**30
 _LITTLE_DISK_BYTES = 2**30
 _OF_THE_HOST = (
     *("cores", "CPUs granted", "memory granted", "binding", "pinning"),
-    *("programs", "scratch", "working directory"),
+    *("old MPI sessions", "programs", "scratch", "working directory"),
 )
 _THREADING = ("OMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_", "KMP_", "GOMP_")
 
@@ -117,6 +118,7 @@ def diagnose(
         _threads(environ),
         _started_by(environ, of_mpi[0].found),
         *of_mpi,
+        sessions_finding(environ, root),
         programs,
         _directory("scratch", scratch or scratch_found, "give another with --scratch or TMPDIR"),
         _directory("working directory", Path.cwd(), "results are written here: use another, or -o"),

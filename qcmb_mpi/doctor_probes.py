@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -264,6 +265,29 @@ def _family(text: str) -> str:
         if mark in lowered:
             return family
     return "an unknown MPI"
+
+
+def sessions_finding(environ: Mapping[str, str], root: Path | str) -> Finding:
+    """Look for folders of Open MPI's launchers that were killed: they hinder a later one."""
+    places = (environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    folder = Path(next(filter(None, places), tempfile.gettempdir()))
+    old = [path for path in folder.glob("ompi.*") if _is_left_behind(path, Path(root))]
+    if not old:
+        return Finding("old MPI sessions", "ok", f"none in {folder}")
+    return Finding(
+        "old MPI sessions",
+        "warning",
+        f"{len(old)} of killed mpiexec in {folder}: one that gets the number of such a process "
+        'fails with "PMIx server\'s listener thread failed to start"',
+        "rm -r " + shlex.join(str(path) for path in sorted(old)[:10]) + " ..." * (len(old) > 10),
+    )
+
+
+def _is_left_behind(path: Path, root: Path) -> bool:
+    number = re.fullmatch(r"ompi\.(\d+)", path.name)
+    if number is None or not (root / "proc/self").exists():
+        return False
+    return not (root / "proc" / number[1]).exists() and os.access(path, os.W_OK)
 
 
 # --------------------------------------------------------------------------------------- programs

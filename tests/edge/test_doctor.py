@@ -74,7 +74,7 @@ def look(host: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str,
 
     def diagnosed(children: Children | None = None, **environ: str) -> dict[str, Finding]:
         found = diagnose(
-            {"PATH": str(host / "bin")} | environ,
+            {"PATH": str(host / "bin"), "TMPDIR": str(host)} | environ,
             root=host,
             scratch=host,
             ask=children or Children(),
@@ -128,6 +128,18 @@ def test_binding_to_one_core(chain: list[Process], fragment: str, host: Path, lo
     assert finding.status == "warning"
     assert fragment in finding.found
     assert finding.advice
+
+
+def test_folders_of_killed_launchers(host: Path, look: Look) -> None:
+    for name in ("ompi.77", "ompi.5", "ompi.n1.0", "ompi.78.txt"):
+        (host / name).mkdir()
+    finding = look()["old MPI sessions"]
+    assert (finding.status, finding.advice) == ("warning", f"rm -r {host}/ompi.77")
+    assert finding.found.startswith(f"1 of killed mpiexec in {host}")
+    assert look(TMPDIR="", TEMP=str(host / "bin"))["old MPI sessions"].status == "ok"
+    for number in range(80, 90):
+        (host / f"ompi.{number}").mkdir()
+    assert look()["old MPI sessions"].advice.endswith("ompi.88 ...")
 
 
 def test_inside_a_rank(look: Look) -> None:
