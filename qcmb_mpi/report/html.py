@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcmb_mpi.report import answer, figures
-from qcmb_mpi.report.closing import advice_for
+from qcmb_mpi.report.closing import advice_for, group_failures
 from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_file
 from qcmb_mpi.report.snapshot import format_duration, level_name, share
 from qcmb_mpi.report.sources import read_rows
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 N_SLOWEST = 10
+N_KINDS = 50
+N_LABELS = 1000
+_NO_FAILURE: dict[str, Any] = {"label": "", "error_type": "", "message": "", "attempts": 1}
 _DEFAULTS: dict[str, Any] = {
     "n_tasks": 0,
     "n_computed": 0,
@@ -71,14 +74,18 @@ def render_report(
         HTML.
     """
     run = _DEFAULTS | dict(summary) if summary else None
+    failed = [_NO_FAILURE | row for row in run.get("failed") or []] if run else []
     context = {
         "title": title or "Many-body expansion",
         "status": run["status"] if run and run.get("status") else None,
         "system": answer.system_line(result) if result else "",
         "cards": _cards(result, run),
         "summary": run,
-        "failed": run.get("failed") or [] if run else [],
-        "advice": advice_for(run.get("failed") or []) if run else "",
+        "n_failed": len(failed),
+        "failures": group_failures(failed),
+        "n_kinds": N_KINDS,
+        "n_labels": N_LABELS,
+        "advice": advice_for(failed),
         "versions": _versions(result, run),
         "kcal_per_hartree": answer.KCAL_PER_HARTREE,
         **_answer_context(result),

@@ -157,10 +157,35 @@ def test_an_old_or_poor_summary_is_no_error() -> None:
     assert "3: 0 computed" in words
 
 
-def test_many_failures_are_cut() -> None:
+def failures(n: int, message: str) -> list[dict[str, Any]]:
+    return [
+        {"label": f"[{i}]", "error_type": "random_error", "message": message.format(i=i)}
+        for i in range(n)
+    ]
+
+
+def test_failures_of_a_kind_are_shown_once_with_the_labels_of_all() -> None:
     summary = make_summary()
-    summary["failed"] = summary["failed"] * 70
-    assert "and 20 more, in the run summary" in Page(render_report(None, summary)).words()
+    summary["failed"] += failures(70, "lost node{i} at 12:00:{i}")
+    html = render_report(None, summary)
+    words = Page(html).words()
+    assert "71 of 14 tasks failed for good, of 2 kinds." in words
+    assert html.count('class="failure"') == 2
+    assert "70 tasks random_error · 70 attempts" in words
+    assert "[0], for example: lost node0 at 12:00:0" in words
+    assert "lost node1 " not in words
+    assert f"all 70 tasks {' · '.join(f'[{i}]' for i in range(70))}" in words
+
+
+def test_many_kinds_of_failures_and_many_labels_are_cut() -> None:
+    summary = make_summary()
+    kinds = [failures(1, f"ran into {'x' * n}")[0] for n in range(69)]
+    summary["failed"] += kinds + failures(1234, "ran into {i}")
+    page = Page(render_report(None, summary)).words()
+    assert "and 21 more kinds, in the run summary" in page
+    summary["failed"] = failures(1234, "ran into {i}")
+    page = Page(render_report(None, summary)).words()
+    assert "[999] and 234 more, in the run summary" in page
 
 
 def test_levels_show_what_ran_at_each_order() -> None:
