@@ -23,8 +23,10 @@ _Needs = tuple[Term, ...]
 _INTEGRALS = Term(100e6, n=4)
 _MATRICES = Term(0.8e6, n=2)
 _CC = (_INTEGRALS, Term(210e6, o=2, v=2), Term(500e6, v=4))
-# PySCF makes the lambda equations and densities of (T) from five arrays o^3 v^3, all in memory.
+# PySCF makes the lambda equations and densities of (T) from five arrays o^3 v^3, in blocks if it is
+# told of less; those v^4 and o v^3 of its densities are whole, two and a quarter and two of them.
 _TRIPLES = Term(40e9, o=3, v=3)
+_DENSITIES = (Term(1.8e9, v=4), Term(160e6, o=1, v=3))
 _PYSCF: dict[str, _Needs] = {
     "scf": (_INTEGRALS,),
     # Orbitals and their derivatives at a block of grid points.
@@ -38,13 +40,13 @@ _PYSCF_GRADIENT: dict[str, _Needs] = {
     # Two-particle densities in atomic orbitals, in blocks of an N^4 array and its transforms.
     "mp2": (Term(800e6, n=4), Term(40e6, n=3, o=1)),
     "ccsd": (*_CC, Term(200e6, n=4)),
-    "ccsd(t)": (*_CC, _TRIPLES),
+    "ccsd(t)": (*_CC[:2], _TRIPLES, *_DENSITIES),
 }
 _PYSCF_FLOOR: dict[tuple[str, str], _Needs] = {
     ("ccsd", "energy"): (_MATRICES, Term(24e6, o=2, v=2)),
     ("ccsd", "gradient"): (_MATRICES, Term(40e6, o=2, v=2)),
     ("ccsd(t)", "energy"): (_MATRICES, Term(24e6, o=2, v=2)),
-    ("ccsd(t)", "gradient"): (_MATRICES, _TRIPLES),
+    ("ccsd(t)", "gradient"): (_MATRICES, *_DENSITIES),
 }
 
 

@@ -53,9 +53,11 @@ def run(folder: Path, **changes: Any) -> RunEnd:
         return run_expansion(loaded, executor, RunOptions(store=folder / "a.sqlite"), stop=Stop())
 
 
-def waters(n: int, method: str, driver: str, **keywords: Any) -> dict[str, Any]:
+def waters(
+    n: int, method: str, driver: str, basis: str = "6-31g", **keywords: Any
+) -> dict[str, Any]:
     rows = [[x + 6.0 * i, y, z] for i in range(n) for x, y, z in WATER]
-    model = {"method": method, "basis": "6-31g"}
+    model = {"method": method, "basis": basis}
     atomic = {"program": "pyscf", "driver": driver, "model": model, "keywords": keywords}
     return {
         "molecule": {
@@ -241,16 +243,16 @@ def test_ids_that_are_done_are_counted_whatever_their_form() -> None:
 
 
 def test_a_task_that_cannot_fit_is_named_before_the_run() -> None:
-    space = TaskSpace(schema.load_input(waters(6, "ccsd(t)", "gradient")).expansion)
-    with pytest.raises(InputError, match="needs at least 119 GB") as caught:
+    space = TaskSpace(schema.load_input(waters(6, "ccsd(t)", "gradient", "cc-pvtz")).expansion)
+    with pytest.raises(InputError, match="needs at least 200 GB") as caught:
         check_memory(space, 16 * 10**9, done=NOTHING_DONE)
     assert "[1, 2, 3, 4, 5, 6]" in str(caught.value)
     assert "16 GB" in str(caught.value)
     assert caught.value.exit_code == 2
-    check_memory(space, 200 * 10**9, done=NOTHING_DONE)
+    check_memory(space, 210 * 10**9, done=NOTHING_DONE)
     check_memory(space, 0, done=NOTHING_DONE)
     largest = np.arange(space.n_tasks, dtype=np.int64)[-10:]
-    check_memory(space, 40 * 10**9, done=largest)
+    check_memory(space, 45 * 10**9, done=largest)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,7 @@ def test_a_task_that_cannot_fit_is_named_before_the_run() -> None:
     [
         ("ccsd(t)", "gradient", {"frozen": "core"}),
         ("ccsd(t)", "energy", {}),
+        ("ccsd(t)", "gradient", {}),
         ("hf", "energy", {}),
         ("b3lyp", "gradient", {}),
     ],
@@ -270,7 +273,7 @@ def test_what_is_not_certain_is_never_refused(
 
 
 def test_run_refuses_it_and_plan_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(waters(6, "ccsd(t)", "gradient")))
+    (tmp_path / "a.json").write_text(json.dumps(waters(6, "ccsd(t)", "gradient", "cc-pvtz")))
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -284,7 +287,7 @@ def test_run_refuses_it_and_plan_says_so(tmp_path: Path) -> None:
 
     ended = command("run")
     assert ended.returncode == 2
-    assert "needs at least 119 GB" in ended.stderr
+    assert "needs at least 200 GB" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     planned = command("plan")
     assert planned.returncode == 0

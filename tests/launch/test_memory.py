@@ -126,11 +126,11 @@ def test_without_the_rule_tasks_are_lost_to_the_kernel(limited: Limited, source:
 
 
 def test_what_never_fits_is_refused_before_anything_runs(limited: Limited, tmp_path: Path) -> None:
-    """PySCF keeps five arrays o^3 v^3 for a gradient of CCSD(T), whatever it is told."""
+    """PySCF keeps arrays v^4 for a gradient of CCSD(T), whatever it is told."""
     specification = {
         "program": "pyscf",
         "driver": "gradient",
-        "model": {"method": "ccsd(t)", "basis": "cc-pvtz"},
+        "model": {"method": "ccsd(t)", "basis": "cc-pvqz"},
     }
     document = hungry.document(2, 0, 0.0)
     document["specification"]["driver"] = "gradient"
