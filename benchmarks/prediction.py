@@ -7,8 +7,9 @@
 
 Tasks run one after the other in this process, as in a slot: one thread, processor seconds, peak of
 resident memory. Clusters of up to ``--calibrate`` fragments, ghosts included, teach the model; each
-larger one is predicted before anything like it was seen. A table goes to standard output,
-everything measured to ``benchmarks/results/``.
+larger one is predicted before anything like it was seen. Repeats of a size are apart in time, so
+that a slow minute of the machine does not hit one size alone. A table goes to standard output,
+everything measured to ``benchmarks/results/``, also in the form of tests/pure/measured_costs.json.
 
 Rules of this file
 ------------------
@@ -25,7 +26,7 @@ import os
 import platform
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,16 @@ from typing import Any
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-import numpy as np
-
 import qcmb_mpi
 from qcmb_mpi import schema
 from qcmb_mpi.execution.engine import Engine, QCEngineRecipe, SlotResources
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import forecast
 from qcmb_mpi.machine.processor import processor_name
-from qcmb_mpi.scheduling.cost import CostModel
+from qcmb_mpi.scheduling.cost import CostEstimate, CostModel
 from qcmb_mpi.scheduling.messages import TaskClass
+from qcmb_mpi.scheduling.scaling import TaskSize
+from qcmb_mpi.sizing import sized_classes
 
 HERE = Path(__file__).resolve().parent
 GIVEN_BYTES = 4 * 2**30
@@ -87,45 +88,88 @@ def document(geometry: str, method: str, basis: str, driver: str, largest: int) 
     }
 
 
-def measure(method: str, options: argparse.Namespace) -> list[Row]:
-    """Run a few tasks of each size, smallest first; predict the large ones before they run."""
+@dataclass(slots=True)
+class Sample:
+    """Tasks of one size, and what was measured of them."""
+
+    tasks: TaskClass
+    size: TaskSize
+    n_real: int
+    n_ghost: int
+    guess: CostEstimate | None = None
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def n_fragments(self) -> int:
+        """Ghosts included."""
+        return self.n_real + self.n_ghost
+
+    def row(self, method: str) -> Row:
+        """Return what is told of it."""
+        return Row(
+            *(method, self.n_real, self.n_ghost, statistics.median(self.seconds), self.peak_bytes),
+            *((self.guess.cost_s, self.guess.memory_bytes) if self.guess else (None, None)),
+            self.guess.relative_error if self.guess else None,
+        )
+
+    def record(self) -> list[Any]:
+        """Return a line of measured_costs.json."""
+        size = self.size
+        return [
+            *(self.n_real, self.n_ghost, size.n_basis_functions, size.n_electrons),
+            *(size.n_atoms, size.n_ghost_atoms),
+            [float(f"{each:.4g}") for each in self.seconds],
+            round(self.peak_bytes / 1e6),
+        ]
+
+
+def samples(space: TaskSpace, largest: int) -> list[Sample]:
+    """Return the sizes of tasks, small ones first."""
+    sized = sized_classes(space, slot_bytes=GIVEN_BYTES)
+    found = []
+    for tasks, each in zip(forecast(space, sized=sized), sized, strict=True):
+        block = space.blocks[each.tasks.block]
+        found.append(Sample(tasks, each.size, block.n_real, block.n_basis - block.n_real))
+    kept = [each for each in found if each.n_fragments <= largest]
+    return sorted(kept, key=lambda each: (each.n_fragments, each.n_real))
+
+
+def measure(method: str, options: argparse.Namespace) -> list[Sample]:
+    """Run a few tasks of each size; predict the large ones before any of them runs."""
     loaded = schema.load_input(
         document(options.geometry, method, options.basis, options.driver, options.largest)
     )
     space, model = TaskSpace(loaded.expansion), CostModel()
-    resources = SlotResources(memory_bytes=GIVEN_BYTES)
-    engine = QCEngineRecipe(loaded.expansion).build(resources)
+    engine = QCEngineRecipe(loaded.expansion).build(SlotResources(memory_bytes=GIVEN_BYTES))
     engine.compute(0)  # as in a warm slot
-    classes = forecast(space, slot_bytes=GIVEN_BYTES)
-    blocks = [space.blocks[int(space.block_of(np.array([one.ids[0]]))[0])] for one in classes]
-    sizes = [(block.n_real, block.n_basis - block.n_real) for block in blocks]
-    rows = []
-    in_order = sorted(zip(sizes, classes, strict=True), key=lambda pair: (sum(pair[0]), pair[0]))
-    for (n_real, n_ghost), each in in_order:
-        if n_real + n_ghost > options.largest:
-            continue
-        is_held_out = n_real + n_ghost > options.calibrate
-        guess = model.estimate(
-            each.key, each.cost_s, memory_bytes=each.memory_bytes, family=each.family
+    small, large = [], []
+    for each in samples(space, options.largest):
+        (small if each.n_fragments <= options.calibrate else large).append(each)
+    run_in_rounds(engine, small, options.repeat)
+    for each in small:
+        _teach(model, each)
+    for each in large:
+        each.guess = model.estimate(
+            *(each.tasks.key, each.tasks.cost_s),
+            memory_bytes=each.tasks.memory_bytes,
+            family=each.tasks.family,
         )
-        if is_held_out and guess.cost_s > options.limit:
-            continue
-        runs = [_timed(engine, int(task)) for task in list(each.ids)[: options.repeat]]
-        seconds, peaks = [seconds for seconds, _ in runs], [peak for _, peak in runs]
-        if not is_held_out:
-            _teach(model, each, seconds, peaks)
-        rows.append(
-            Row(
-                *(method, n_real, n_ghost, statistics.median(seconds), max(peaks)),
-                *(
-                    (guess.cost_s, guess.memory_bytes, guess.relative_error)
-                    if is_held_out
-                    else (None, None, None)
-                ),
-            )
-        )
-        print(_line(rows[-1]), flush=True)
-    return rows
+    large = [each for each in large if each.guess and each.guess.cost_s <= options.limit]
+    run_in_rounds(engine, large, options.repeat)
+    for each in (*small, *large):
+        print(_line(each.row(method)), flush=True)
+    return small + large
+
+
+def run_in_rounds(engine: Engine, many: list[Sample], n_repeats: int) -> None:
+    """Run a task of every size, and all that again."""
+    for repeat in range(n_repeats):
+        for each in many:
+            ids = each.tasks.ids
+            seconds, peak_bytes = _timed(engine, int(ids[repeat % len(ids)]))
+            each.seconds.append(seconds)
+            each.peak_bytes = max(each.peak_bytes, peak_bytes)
 
 
 def _timed(engine: Engine, task: int) -> tuple[float, int]:
@@ -137,14 +181,14 @@ def _timed(engine: Engine, task: int) -> tuple[float, int]:
     return time.process_time() - began_s, outcome.peak_bytes
 
 
-def _teach(model: CostModel, each: TaskClass, seconds: list[float], peaks: list[int]) -> None:
+def _teach(model: CostModel, each: Sample) -> None:
     model.observe(
-        each.key,
-        seconds,
-        prior_s=each.cost_s,
-        family=each.family,
-        peak_bytes=peaks,
-        prior_bytes=each.memory_bytes,
+        each.tasks.key,
+        each.seconds,
+        prior_s=each.tasks.cost_s,
+        family=each.tasks.family,
+        peak_bytes=[each.peak_bytes],
+        prior_bytes=each.tasks.memory_bytes,
     )
 
 
@@ -196,7 +240,8 @@ def main() -> int:
         f"{'method':<10} {'real':>4} {'ghosts':>6} {'seconds':>10} {'MB':>8} {'predicted':>10} "
         f"{'off by':>7} {'claimed':>8} {'MB':>8} {'ratio':>7}"
     )
-    rows = [row for method in options.methods for row in measure(method, options)]
+    measured = {method: measure(method, options) for method in options.methods}
+    rows = [each.row(method) for method, many in measured.items() for each in many]
     figures = summarise(rows)
     for method, row in figures.items():
         print(
@@ -206,14 +251,19 @@ def main() -> int:
             end="",
         )
     print("\n")
-    _write(options, rows, figures)
+    _write(options, rows, figures, measured)
     is_met = all(
         row["median_error"] < 0.2 and row["least_memory_ratio"] > 0.9 for row in figures.values()
     )
     return 0 if is_met else 1
 
 
-def _write(options: argparse.Namespace, rows: list[Row], figures: dict[str, Any]) -> None:
+def _write(
+    options: argparse.Namespace,
+    rows: list[Row],
+    figures: dict[str, Any],
+    measured: dict[str, list[Sample]],
+) -> None:
     now = datetime.datetime.now(tz=datetime.timezone.utc)
     path = options.output or HERE / "results" / f"prediction-{now:%Y%m%d-%H%M%S}.json"
     path.parent.mkdir(exist_ok=True)
@@ -227,6 +277,12 @@ def _write(options: argparse.Namespace, rows: list[Row], figures: dict[str, Any]
         "options": {**vars(options), "output": str(path)},
         "figures": figures,
         "rows": [asdict(row) for row in rows],
+        "families": {
+            "|".join((method, options.basis, options.driver, options.geometry)): [
+                each.record() for each in many
+            ]
+            for method, many in measured.items()
+        },
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {path}")

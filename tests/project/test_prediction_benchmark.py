@@ -32,3 +32,9 @@ def test_the_smoke_run_predicts_what_it_did_not_learn_from(tmp_path: Path) -> No
     for row in measured["rows"]:
         is_held_out = row["n_real"] + row["n_ghost"] > 2
         assert (row["predicted_s"] is not None) == is_held_out
+    kept = json.loads((ROOT / "tests" / "pure" / "measured_costs.json").read_text())
+    assert list(measured["families"]) == ["hf|6-31g|energy|water-6", "mp2|6-31g|energy|water-6"]
+    for name, rows in measured["families"].items():
+        known = {tuple(row[:6]) for row in kept["families"][name]}
+        assert {tuple(row[:6]) for row in rows} <= known
+        assert all(len(row) == len(kept["columns"]) and len(row[6]) == 3 for row in rows)
