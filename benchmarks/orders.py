@@ -2,7 +2,7 @@
 """Measure what it is worth to run the longest tasks first: beside level, arrival and random order.
 
     python benchmarks/orders.py                              # simulated and real
-    python benchmarks/orders.py --simulated                  # seconds, needs no quiet machine
+    python benchmarks/orders.py --simulated                  # half a minute, no quiet machine
     python benchmarks/orders.py --input waters --repeat 3
     python benchmarks/orders.py --smoke                      # does it still run?
 
@@ -22,11 +22,13 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,15 +162,20 @@ def simulated(study: str, machine: Machine, predictions: str, seed: int) -> dict
 
 def simulate_all(machines: dict[str, Machine], n_seeds: int) -> list[dict[str, Any]]:
     """Simulate every study on every machine with all kinds of predictions."""
+    cases = list(itertools.product(STUDIES, machines, PREDICTIONS))
     rows = []
-    for study in STUDIES:
-        for name, machine in machines.items():
-            for predictions in PREDICTIONS:
-                found = [simulated(study, machine, predictions, seed) for seed in range(n_seeds)]
-                ratios = {order: [each[order] for each in found] for order in EVERY}
-                what = {"study": study, "on": name, "predictions": predictions}
-                rows.append(what | {"ratios": ratios})
-            farm.note(f"simulated: {study}, {name}")
+    with ProcessPoolExecutor() as pool:
+        found = [
+            [
+                pool.submit(simulated, study, machines[name], predictions, seed)
+                for seed in range(n_seeds)
+            ]
+            for study, name, predictions in cases
+        ]
+        for (study, name, predictions), waiting in zip(cases, found, strict=True):
+            ratios = {order: [each.result()[order] for each in waiting] for order in EVERY}
+            what = {"study": study, "on": name, "predictions": predictions}
+            rows.append(what | {"ratios": ratios})
     return rows
 
 
@@ -177,9 +184,9 @@ def simulate_all(machines: dict[str, Machine], n_seeds: int) -> list[dict[str, A
 # Fragments of one size after the other, each alone: nothing evens out by itself.
 STEPS = (24, 24, 12, 12, 12, 12, *[1] * 24)
 INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "steps": lambda: overhead.helium(STEPS, 0.5, 1.0, max_nbody=1),
-    "spin": lambda: overhead.helium((1, 1, 1, 2, 2, 2, 3, 6), 0.1, 1.6),
-    "waters": lambda: overhead.waters((1, 1, 1, 1, 2, 2, 2, 5), "6-31g"),
+    "steps": lambda: overhead.helium(STEPS, 0.25, 1.0, max_nbody=1),
+    "spin": lambda: overhead.helium((1, 1, 1, 2, 2, 2, 3, 6), 0.02, 1.6),
+    "waters": lambda: overhead.waters((1, 1, 1, 1, 2, 2, 4), "6-31g"),
 }
 TINY = {"spin": lambda: overhead.helium((1, 1, 2), 0.02, 1.0)}
 
