@@ -81,11 +81,8 @@ class LoadBalancer:
         -------
         CostEstimate
         """
-        size = TaskSize(
-            *(n_basis_functions, method, driver, n_atoms),
-            n_electrons=n_electrons,
-            n_ghost_atoms=n_ghost_atoms,
-        )
+        sizes = (n_atoms, None, n_electrons, n_ghost_atoms)
+        size = TaskSize(n_basis_functions, method, driver, *sizes)
         prior = self.model.predict(size)
         return self.model.estimate(
             size, prior.cost_s, memory_bytes=prior.memory_bytes, family=_family(size)
@@ -197,11 +194,8 @@ class DynamicLoadBalancer(LoadBalancer):
         """
         if not seconds > 0:
             raise ValueError(f"seconds must be more than 0, got {seconds}")
-        size = TaskSize(
-            *(n_basis_functions, method, driver, n_atoms),
-            n_electrons=n_electrons,
-            n_ghost_atoms=n_ghost_atoms,
-        )
+        sizes = (n_atoms, None, n_electrons, n_ghost_atoms)
+        size = TaskSize(n_basis_functions, method, driver, *sizes)
         prior = self.model.predict(size)
         self.model.observe(
             size,

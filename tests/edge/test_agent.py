@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,65 +13,40 @@ import pytest
 
 from qcmb_mpi.errors import TopologyError
 from qcmb_mpi.execution.agent import Agent
-from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.wire import (
-    AgentInfo,
-    Done,
-    FromAgent,
-    Open,
-    Ready,
-    Recall,
-    Returned,
-    Shut,
-    Work,
-)
-from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.execution.wire import Ready, Recall, Returned, Shut
 from qcmb_mpi.scheduling.policy import ErrorClass
-from tests.edge.agent_cases import is_alive, wait_until
+from tests.edge.agent_cases import (
+    EXPANSION,
+    SPACE,
+    ended,
+    failure_of,
+    hear,
+    hear_outcomes,
+    is_alive,
+    new_agent,
+    open_space,
+    outcomes,
+    wait_until,
+    work,
+)
 from tests.engines import ToyRecipe, toy_energy
 from tests.toys import toy_expansion
-
-EXPANSION = toy_expansion(6)
-SPACE = TaskSpace(EXPANSION)
-_PATIENCE_S = 60.0
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     """Give an agent of two slots that is ended after the test."""
-    server = ForkServer.start(dict(os.environ), ["qcmb_mpi.execution.slot", "tests.engines"])
-    made = Agent(
-        AgentInfo(0, "here", 2, 10**9), server, slot_cpus=lambda n_slots, _: [()] * n_slots
-    )
-    yield made
-    made.close()
+    yield from ended(new_agent())
 
 
-def opening(recipe: ToyRecipe, *, n_slots: int = 2, timeout_s: float = 30.0) -> Open:
-    """Return the message that opens space 0."""
-    return Open(0, recipe, Layout(n_slots, 1, 0, "as the test says"), timeout_s)
-
-
-def hear(agent: Agent, is_enough: Callable[[list[FromAgent]], bool]) -> list[FromAgent]:
-    """Poll until what was heard is enough."""
-    heard: list[FromAgent] = []
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while not is_enough(heard):
-        assert time.monotonic() < give_up_s, heard
-        heard += agent.poll(0.1)
-    return heard
-
-
-def run(agent: Agent, recipe: ToyRecipe, ids: list[int], **how: float) -> dict[int, Outcome]:
+def run(
+    agent: Agent, recipe: ToyRecipe, ids: Sequence[int], *, timeout_s: float = 30.0
+) -> dict[int, Outcome]:
     """Open space 0, run `ids`, return their outcomes."""
-    agent.handle(opening(recipe, **how))  # type: ignore[arg-type]
-    agent.handle(Work(0, np.array(ids)))
-    heard = hear(
-        agent, lambda news: sum(len(m.outcomes) for m in news if isinstance(m, Done)) >= len(ids)
-    )
-    return {o.task: o for m in heard if isinstance(m, Done) for o in m.outcomes}
+    open_space(agent, recipe, timeout_s=timeout_s)
+    work(agent, ids)
+    return hear_outcomes(agent, len(ids))
 
 
 def expected(task: int) -> float:
@@ -82,15 +56,15 @@ def expected(task: int) -> float:
 
 
 def test_every_task_is_run_once_and_right(agent: Agent) -> None:
-    outcomes = run(agent, ToyRecipe(EXPANSION), list(range(SPACE.n_tasks)))
-    assert {task: o.energy_hartree for task, o in outcomes.items()} == {
+    found = run(agent, ToyRecipe(EXPANSION), range(SPACE.n_tasks))
+    assert {task: o.energy_hartree for task, o in found.items()} == {
         task: expected(task) for task in range(SPACE.n_tasks)
     }
 
 
 def test_both_slots_work(agent: Agent) -> None:
-    outcomes = run(agent, ToyRecipe(EXPANSION, seconds=0.05), list(range(12)))
-    assert {o.slot for o in outcomes.values()} == {0, 1}
+    found = run(agent, ToyRecipe(EXPANSION, seconds=0.05), range(12))
+    assert {o.slot for o in found.values()} == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -105,26 +79,23 @@ def test_both_slots_work(agent: Agent) -> None:
 def test_a_fault_is_an_outcome_and_the_rest_is_computed(
     agent: Agent, fault: str, kind: ErrorClass, words: str
 ) -> None:
-    outcomes = run(agent, ToyRecipe(EXPANSION, faults={3: fault}), list(range(SPACE.n_tasks)))
-    failure = outcomes[3].failure
-    assert failure is not None
+    found = run(agent, ToyRecipe(EXPANSION, faults={3: fault}), range(SPACE.n_tasks))
+    failure = failure_of(found[3])
     assert failure.error_class is kind
     assert words in failure.message
-    assert all(o.failure is None for task, o in outcomes.items() if task != 3)
-    assert len(outcomes) == SPACE.n_tasks
+    assert all(o.failure is None for task, o in found.items() if task != 3)
+    assert len(found) == SPACE.n_tasks
 
 
 def test_what_a_program_wrote_before_it_died_is_told(agent: Agent) -> None:
-    failure = run(agent, ToyRecipe(EXPANSION, faults={0: "segfault"}), [0])[0].failure
-    assert failure is not None
-    assert "about to crash" in failure.output_tail
+    found = run(agent, ToyRecipe(EXPANSION, faults={0: "segfault"}), [0])
+    assert "about to crash" in failure_of(found[0]).output_tail
 
 
 def test_a_hang_is_killed_with_its_children(agent: Agent) -> None:
     recipe = ToyRecipe(EXPANSION, faults={2: "child"})
-    outcomes = run(agent, recipe, list(range(8)), timeout_s=1.0)
-    failure = outcomes[2].failure
-    assert failure is not None
+    found = run(agent, recipe, range(8), timeout_s=1.0)
+    failure = failure_of(found[2])
     assert failure.error_class is ErrorClass.HUNG
     assert "says hello" in failure.output_tail
     sleeping = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
@@ -139,35 +110,26 @@ def test_a_killed_idle_slot_is_replaced(agent: Agent) -> None:
         if os.getpgid(p.pid) == p.pid and p.ppid() != os.getpid()
     )
     victim.send_signal(signal.SIGKILL)
-    agent.handle(Work(0, np.arange(SPACE.n_tasks)))
-    heard = hear(
-        agent,
-        lambda news: sum(len(m.outcomes) for m in news if isinstance(m, Done)) >= SPACE.n_tasks,
-    )
-    assert heard
+    work(agent, range(SPACE.n_tasks))
+    assert len(hear_outcomes(agent, SPACE.n_tasks)) == SPACE.n_tasks
 
 
 def test_recall_gives_back_what_was_not_started(agent: Agent) -> None:
-    agent.handle(opening(ToyRecipe(EXPANSION, seconds=0.2)))
+    open_space(agent, ToyRecipe(EXPANSION, seconds=0.2))
     hear(agent, lambda news: any(isinstance(m, Ready) for m in news))
-    agent.handle(Work(0, np.arange(20)))
+    work(agent, range(20))
     agent.handle(Recall(0))
     heard = hear(agent, lambda news: any(isinstance(m, Returned) for m in news))
     returned = next(m for m in heard if isinstance(m, Returned))
     n_running = 20 - len(returned.ids)
     assert 0 < n_running <= 4
-    done = hear(
-        agent,
-        lambda news: (
-            sum(len(m.outcomes) for m in [*heard, *news] if isinstance(m, Done)) >= n_running
-        ),
-    )
-    ran = {o.task for m in [*heard, *done] if isinstance(m, Done) for o in m.outcomes}
+    done = hear(agent, lambda news: len(outcomes([*heard, *news])) >= n_running)
+    ran = {outcome.task for outcome in outcomes([*heard, *done])}
     assert ran | set(returned.ids.tolist()) == set(range(20))
 
 
 def test_an_engine_that_refuses_says_why(agent: Agent) -> None:
-    agent.handle(opening(ToyRecipe(EXPANSION, faults={-1: "refuse"})))
+    open_space(agent, ToyRecipe(EXPANSION, faults={-1: "refuse"}))
     heard = hear(agent, lambda news: any(isinstance(m, Ready) for m in news))
     error = next(m.error for m in heard if isinstance(m, Ready))
     assert isinstance(error, TopologyError)
@@ -175,7 +137,7 @@ def test_an_engine_that_refuses_says_why(agent: Agent) -> None:
 
 
 def test_slots_that_die_at_once_are_not_forked_for_ever(agent: Agent) -> None:
-    agent.handle(opening(ToyRecipe(EXPANSION, faults={-1: "stillborn"})))
+    open_space(agent, ToyRecipe(EXPANSION, faults={-1: "stillborn"}))
     heard = hear(agent, lambda news: any(isinstance(m, Ready) for m in news))
     error = next(m.error for m in heard if isinstance(m, Ready))
     assert "die before their first task" in str(error)

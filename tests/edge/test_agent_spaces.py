@@ -2,68 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from qcmb_mpi.errors import TopologyError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.engine import SlotResources
-from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.wire import AgentInfo, Done, FromAgent, Lost, Open, Ready, Shut, Work
-from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.execution.wire import Lost, Ready, Shut
+from tests.edge import agent_cases
+from tests.edge.agent_cases import EXPANSION, SPACE, ended, hear, new_agent, outcomes, work
 from tests.engines import FlakyEngine, ToyRecipe
-from tests.toys import toy_expansion
-
-EXPANSION = toy_expansion(6)
-SPACE = TaskSpace(EXPANSION)
-_PATIENCE_S = 60.0
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     """Give an agent that is ended after the test."""
-    server = ForkServer.start(dict(os.environ), ["qcmb_mpi.execution.slot", "tests.engines"])
-    made = Agent(
-        AgentInfo(0, "here", 2, 10**9), server, slot_cpus=lambda n_slots, _: [()] * n_slots
-    )
-    yield made
-    made.close()
+    yield from ended(new_agent())
 
 
-def open_space(agent: Agent, space: int, recipe: ToyRecipe, n_slots: int) -> None:
+def open_space(agent: Agent, space: int, recipe: Any, n_slots: int) -> None:
     """Open a space and wait until the agent is ready for it."""
-    agent.handle(Open(space, recipe, Layout(n_slots, 1, 0, "as the test says"), 30.0))
+    agent_cases.open_space(agent, recipe, space=space, n_slots=n_slots)
     hear(agent, lambda news: Ready(space) in news)
-
-
-def hear(agent: Agent, is_enough: Callable[[list[FromAgent]], bool]) -> list[FromAgent]:
-    """Poll until what was heard is enough."""
-    heard: list[FromAgent] = []
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while not is_enough(heard):
-        assert time.monotonic() < give_up_s, heard
-        heard += agent.poll(0.1)
-    return heard
-
-
-def outcomes(news: list[FromAgent]) -> list[Outcome]:
-    """Return all outcomes in what was heard."""
-    return [
-        outcome for message in news if isinstance(message, Done) for outcome in message.outcomes
-    ]
 
 
 def work_all(agent: Agent, space: int) -> list[Outcome]:
     """Run every task of a space."""
-    agent.handle(Work(space, np.arange(SPACE.n_tasks)))
+    work(agent, range(SPACE.n_tasks), space=space)
     return outcomes(hear(agent, lambda news: len(outcomes(news)) >= SPACE.n_tasks))
 
 
@@ -85,7 +55,7 @@ class RefusesFrom:
 def test_a_slot_that_refuses_leaves_the_work_to_the_others(agent: Agent, tmp_path: Path) -> None:
     recipe = RefusesFrom(1, tmp_path / "never")
     (tmp_path / "0").touch()  # so that no fault is due
-    open_space(agent, 0, recipe, 2)  # type: ignore[arg-type]
+    open_space(agent, 0, recipe, 2)
     done = work_all(agent, 0)
     assert {o.slot for o in done} == {0}
     assert [o.failure for o in done] == [None] * SPACE.n_tasks
@@ -93,8 +63,8 @@ def test_a_slot_that_refuses_leaves_the_work_to_the_others(agent: Agent, tmp_pat
 
 def test_a_space_that_no_slot_can_work_on_any_more_is_told(agent: Agent, tmp_path: Path) -> None:
     """The only slot dies, and the one in its place cannot do what it could."""
-    open_space(agent, 0, RefusesFrom(1, tmp_path / "0"), 1)  # type: ignore[arg-type]
-    agent.handle(Work(0, np.arange(4)))
+    open_space(agent, 0, RefusesFrom(1, tmp_path / "0"), 1)
+    work(agent, range(4))
     heard = hear(agent, lambda news: any(isinstance(m, Lost) for m in news))
     [reason] = [message.reason for message in heard if isinstance(message, Lost)]
     assert "the program has gone" in reason
@@ -119,7 +89,7 @@ def test_a_space_that_is_shut_while_slots_are_at_work_leaves_them_to_the_next(
     agent: Agent,
 ) -> None:
     open_space(agent, 0, ToyRecipe(EXPANSION, faults=dict.fromkeys(range(4), "hang")), 2)
-    agent.handle(Work(0, np.arange(4)))
+    work(agent, range(4))
     agent.handle(Shut(0))
     open_space(agent, 1, ToyRecipe(EXPANSION), 2)
     done = work_all(agent, 1)

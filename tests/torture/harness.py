@@ -24,6 +24,7 @@ from typing import Any
 
 from qcmb_mpi import schema
 from tests.launch.jobs import command, environment, unmeasured
+from tests.launch.test_run import helium
 from tests.torture import journal, laws
 from tests.torture.assault import Assault, damage, lock_of
 from tests.torture.processes import MARK, describe, kill_all, living
@@ -41,23 +42,7 @@ class Broken(AssertionError):
 
 def calculation() -> dict[str, Any]:
     """Return the input of all scenarios: helium atoms, 3-body, nocp and cp."""
-    n = N_FRAGMENTS
-    return {
-        "schema_name": "qcschema_many_body_input",
-        "schema_version": 2,
-        "molecule": {
-            "symbols": ["He"] * n,
-            "geometry": [[0.3 * i * i, 0.1 * i, 3.0 * i] for i in range(n)],
-            "fragments": [[i] for i in range(n)],
-        },
-        "specification": {
-            "driver": "gradient",
-            "keywords": {"bsse_type": ["nocp", "cp"], "max_nbody": 3, "return_total_data": True},
-            "specification": {
-                "(auto)": {"program": "flaky", "driver": "gradient", "model": {"method": "any"}}
-            },
-        },
-    }
+    return helium(N_FRAGMENTS, driver="gradient")
 
 
 def tasks() -> list[str]:
