@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -39,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 _PEEK_BYTES = 1 << 20
 _YIELD_S = 2.0
 _LEAST_BYTES = 64 * 2**20
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _PROGRAM = re.compile(rb"""["']?program["']?\s*:\s*["']?([\w.+-]+)""")
 
 
@@ -58,7 +60,9 @@ def _run_on_pool(args: argparse.Namespace) -> int:
     if kind == "multiprocessing" or (kind == "mpi" and launcher.leads_node(os.environ)):
         server = _start_server(args)
     try:
-        executor = _make_executor(kind, executor_config(args), server, args)
+        with _starting_up():
+            executor = _make_executor(kind, executor_config(args), server, args)
+            executor.initialize()
         # Programs that run in this process must not write between the lines of the table.
         is_shared = kind in ("serial", "thread")
         with executor, _own_output(args.quiet) if is_shared else _plain_output() as output:
@@ -68,6 +72,34 @@ def _run_on_pool(args: argparse.Namespace) -> int:
             server.close()
     executor.leave(code)
     return code
+
+
+@contextlib.contextmanager
+def _starting_up() -> Iterator[None]:
+    """Look for no garbage among what is imported: there is none, now or later."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
+def _import_numpy() -> None:
+    """Import NumPy without the threads of its BLAS: where slots compute, this process does not.
+
+    Each rank of a node would start as many as the node has cores, while others start there, too.
+    """
+    before = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[_BLAS_THREADS]
+        if before is not None:
+            os.environ[_BLAS_THREADS] = before
 
 
 def _shared(executor: Executor, work: Callable[[], int]) -> int:
@@ -135,7 +167,7 @@ def _on_master(args: argparse.Namespace, executor: Executor, output: TextIO) -> 
 
 
 def _run(args: argparse.Namespace, executor: Executor, output: TextIO, stop: Stop) -> int:
-    with stop.raising("reading the input"):
+    with stop.raising("reading the input"), _starting_up():
         from qcmb_mpi import schema
         from qcmb_mpi.driver import run_expansion
         from qcmb_mpi.machine.walltime import process_start_s
@@ -230,22 +262,24 @@ def _peek_programs(source: str) -> Iterable[str]:
 def _make_executor(
     kind: str, config: ExecutorConfig, server: ForkServer | None, args: argparse.Namespace
 ) -> Executor:
+    if kind in ("mpi", "multiprocessing"):
+        _import_numpy()
+    if kind == "mpi":
+        from qcmb_mpi.execution.executors.mpi import MPIExecutor
+
+        return MPIExecutor(
+            config,
+            server=server,
+            is_master_dedicated=args.dedicated_master,
+            is_binding_respected=args.respect_binding,
+        )
     from qcmb_mpi.execution.executors import local
 
     if kind == "serial":
         return local.SequentialExecutor(config)
     if kind == "thread":
         return local.ThreadExecutor(config)
-    if kind == "multiprocessing":
-        return local.MultiprocessingExecutor(config, server=server)
-    from qcmb_mpi.execution.executors.mpi import MPIExecutor
-
-    return MPIExecutor(
-        config,
-        server=server,
-        is_master_dedicated=args.dedicated_master,
-        is_binding_respected=args.respect_binding,
-    )
+    return local.MultiprocessingExecutor(config, server=server)
 
 
 def input_options(args: argparse.Namespace) -> Any:

@@ -143,6 +143,14 @@ def test_preloaded_modules_are_there_in_every_slot(
     server.close()
 
 
+def test_slots_look_for_garbage_of_their_own_only(server: ForkServer) -> None:
+    server.preload(["colorsys"])
+    slot = started(server)
+    told = ask(slot, "import gc; found = [gc.isenabled(), gc.get_freeze_count() > 1000]")
+    assert told == [True, True]
+    slot.close()
+
+
 def test_exit_statuses(server: ForkServer) -> None:
     left, killed, failed, busy = (forked(server) for _ in range(4))
     left.close()

@@ -296,6 +296,17 @@ def test_a_launcher_of_another_mpi_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json"]
 
 
+def test_an_mpi_library_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, helium())
+    words = [*command("run", source, *FLAKY), "--executor", "mpi"]
+    job = run(words, cwd=tmp_path, env=environment(MPI4PY_LIBMPI=str(tmp_path / "libmpi.so")))
+    assert job.returncode == 2
+    (line,) = job.stderr.splitlines()
+    assert line.startswith("qcmb-mpi: error: MPI cannot be started: ")
+    assert "libmpi.so" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json"]
+
+
 def test_a_slurm_step_without_mpi_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path, helium())
     step = {

@@ -242,6 +242,25 @@ def test_what_mpi_refuses_to_send_is_an_error_on_every_rank(executor: MPIExecuto
     same_everywhere(executor.comm, executor.share(lambda: b"small"))
 
 
+class Undivided:
+    """A communicator that is not to be divided."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+
+    def __getattr__(self, name: str) -> Any:
+        assert not name.startswith("Split")
+        return getattr(self._comm, name)
+
+
+def test_ranks_that_share_a_node_meet_without_dividing_the_communicator() -> None:
+    comm: Any = Undivided(MPIExecutor().comm)
+    met = MPIExecutor()._meet_neighbours(comm)
+    if met[0] is not None:
+        met[0].close()
+    parallel_assert(comm, [row.rank for row in met[2]] == list(range(comm.size)), met[2])
+
+
 def use(comm: MPI.Comm) -> None:
     """Open an executor on a communicator, let it work, and end it."""
     with MPIExecutor(ExecutorConfig(n_workers=1, imports=IMPORTS), comm=comm) as made:

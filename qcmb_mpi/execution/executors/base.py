@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.execution.task_runs import run_tasks
-from qcmb_mpi.execution.tasks import ParallelTask, TaskResult
-from qcmb_mpi.execution.wire import Transport
+
+if TYPE_CHECKING:
+    from qcmb_mpi.execution.tasks import ParallelTask, TaskResult
+    from qcmb_mpi.execution.wire import Transport
 
 T = TypeVar("T")
 
@@ -185,6 +186,8 @@ class Executor(ABC):
         list of TaskResult
             One for each task; a failed task is a result too.
         """
+        from qcmb_mpi.execution.task_runs import run_tasks
+
         return self.share(lambda: run_tasks(self, tasks, progress_callback))
 
     def shutdown(self, wait: bool = True) -> None:

@@ -18,22 +18,24 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
-from qcmb_mpi.errors import Interrupted, QcmbError
+from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
 from qcmb_mpi.execution.executors.mpi import leave, startup_watch
 from qcmb_mpi.execution.executors.mpi.mail import Mail, is_loss
-from qcmb_mpi.execution.executors.mpi.master import MasterTransport
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
-from qcmb_mpi.execution.executors.mpi.worker import Worker
 from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
 from qcmb_mpi.execution.host import HostShare, host_share
 from qcmb_mpi.execution.stop import handled_by
-from qcmb_mpi.execution.wire import AgentInfo, Transport
+from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.machine import affinity, launcher
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from qcmb_mpi.execution.executors.mpi.master import MasterTransport
+    from qcmb_mpi.execution.executors.mpi.worker import Worker
+    from qcmb_mpi.execution.wire import Transport
 
 T = TypeVar("T")
 
@@ -101,7 +103,9 @@ class MPIExecutor(Executor):
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
             is_up = "mpi4py.MPI" in sys.modules
             with self._watched(environment, math.inf if is_up else startup_watch.LIMIT_S):
-                from mpi4py import MPI
+                _start_mpi()
+            from mpi4py import MPI
+
             self._departure.prepare()
             library = " ".join(MPI.Get_library_version().split("\n")[0].split())
             launcher.check_world(environment, MPI.COMM_WORLD.size, library=library)
@@ -124,6 +128,8 @@ class MPIExecutor(Executor):
             if self.is_master:
                 super().initialize()
             elif self._worker is None:
+                from qcmb_mpi.execution.executors.mpi.worker import Worker
+
                 self._worker = Worker(*self._settle(), self._departure, self.config.heartbeat_s)
 
     @contextlib.contextmanager
@@ -137,6 +143,8 @@ class MPIExecutor(Executor):
             self._departure.with_a_bug(QcmbError.exit_code)
 
     def _start(self) -> Transport:
+        from qcmb_mpi.execution.executors.mpi.master import MasterTransport
+
         return MasterTransport(*self._settle(), self._departure, self.config.heartbeat_s)
 
     def shutdown(self, wait: bool = True) -> None:
@@ -213,20 +221,28 @@ class MPIExecutor(Executor):
 
     def _meet_neighbours(self, comm: MPI.Comm) -> tuple[ForkServer | None, str, list[Neighbour]]:
         """Return our own fork server if we have one, the node's, and the ranks of the node."""
-        from mpi4py import MPI
-
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = self._node(comm)
         server, self._server = self._server, None
-        addresses = node.allgather(None if server is None else server.address)
-        known = next(filter(None, addresses), None)
+        us = Neighbour(comm.rank, affinity.allocation_mask(self._is_binding_respected))
+        met = node.allgather((us, None if server is None else server.address))
+        known = next(filter(None, (address for _, address in met)), None)
         if known is None:  # no early start: the first rank of the node makes up for it
             if node.rank == 0:
                 server = self._start_server()
             known = node.bcast(None if server is None else server.address)
-        mask = affinity.allocation_mask(self._is_binding_respected)
-        rows = node.allgather(Neighbour(comm.rank, mask))
-        node.Free()
-        return server, known, rows
+        if node is not comm:
+            node.Free()
+        return server, known, [row for row, _ in met]
+
+    def _node(self, comm: MPI.Comm) -> MPI.Comm:
+        """Return the ranks of this node; `comm` itself, which takes no time, where that is all."""
+        from mpi4py import MPI
+
+        found = launcher.launcher(os.environ)
+        is_all = found is not None and found.local_size == MPI.COMM_WORLD.size
+        if is_all and self._given_comm is None:
+            return comm
+        return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
     def _share(self, node: Sequence[Neighbour]) -> HostShare:
         rank = self.comm.rank
@@ -242,6 +258,16 @@ class MPIExecutor(Executor):
             is_binding_respected=self._is_binding_respected,
             is_pinned=self.config.is_pinned,
         )
+
+
+def _start_mpi() -> None:
+    try:
+        from mpi4py import MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        raise TopologyError(
+            f"MPI cannot be started: {' '.join(str(error).split())}; install mpi4py and the MPI "
+            "library of this mpiexec, or see `qcmb-mpi doctor`"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Rules of this file
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -203,6 +204,8 @@ class Mail:
 
 def is_loss(error: BaseException) -> bool:
     """Whether an MPI error says that a rank has died."""
+    if "mpi4py.MPI" not in sys.modules:  # it cannot even be imported
+        return False
     from mpi4py import MPI
 
     kinds = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)

@@ -76,9 +76,12 @@ class MasterTransport:
     def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
         """Return what has arrived from any agent."""
         give_up_s = time.monotonic() + timeout_s
+        n_known = len(self.infos)
         while True:
             left_s = give_up_s - time.monotonic()
             news = list(self._receive())
+            if len(self.infos) > n_known:  # whoever waits for a Hello looks there
+                return news
             wait_s = 0.0 if news else max(0.0, min(self._nap.interval_s, left_s))
             news += [(0, message) for message in self._agent.poll(wait_s)]
             if news:

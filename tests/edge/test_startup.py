@@ -1,0 +1,102 @@
+"""What a run does before its first task: no more than it needs, and nothing twice."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections import deque
+from typing import Any
+
+from qcmb_mpi import runner
+from qcmb_mpi.execution.executors.mpi.leave import Departure
+from qcmb_mpi.execution.executors.mpi.master import MasterTransport
+from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
+from qcmb_mpi.execution.wire import AgentInfo, Hello
+
+# Its end tells the package that this is its own command, which does not register with QCEngine.
+_OURS = "  # as by qcmb-mpi"
+
+
+def said(code: str) -> list[str]:
+    """Run Python in a process of its own; return the words it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code + _OURS], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_a_rank_that_only_computes_imports_no_scheduler_and_no_models() -> None:
+    code = (
+        "import sys; import qcmb_mpi.cli; import qcmb_mpi.execution.executors.mpi; "
+        "import qcmb_mpi.execution.executors.mpi.worker; print(*sys.modules)"
+    )
+    imported = said(code)
+    assert "qcmb_mpi.execution.agent" in imported
+    for name in ("qcelemental", "qcengine", "qcmanybody", "pydantic", "sqlite3"):
+        assert name not in imported
+    for name in ("scheduling.scheduler", "execution.dispatch", "store", "executors.local"):
+        assert f"qcmb_mpi.{name}" not in imported
+
+
+def test_a_process_that_computes_nothing_starts_no_threads_for_numpy() -> None:
+    code = (
+        "import os, psutil; from qcmb_mpi import runner; runner._import_numpy(); import numpy; "
+        "print(psutil.Process().num_threads(), os.environ.get('OPENBLAS_NUM_THREADS'))"
+    )
+    assert said(code) == ["1", "None"]
+
+
+def test_no_garbage_is_looked_for_among_what_is_imported() -> None:
+    try:
+        with runner._starting_up():
+            assert not gc.isenabled()
+            kept: list[Any] = [[]]
+        assert gc.isenabled()
+        assert all(each is not kept for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+class Comm:
+    """A communicator of two ranks."""
+
+    size = 2
+
+
+class Post:
+    """Mail that has arrived, a portion at a time."""
+
+    def __init__(self, *portions: list[tuple[int, object]]) -> None:
+        self.comm = Comm()
+        self.dead: set[int] = set()
+        self._portions = deque(portions)
+
+    def receive(self) -> list[tuple[int, object]]:
+        """Return the next portion."""
+        return self._portions.popleft() if self._portions else []
+
+
+class Silent:
+    """An agent that has nothing to say, and does not want to be asked for ever."""
+
+    info = AgentInfo(0, "here", 1, 0)
+
+    def __init__(self) -> None:
+        self.n_asked = 0
+
+    def poll(self, timeout_s: float) -> list[Any]:
+        """Say nothing."""
+        self.n_asked += 1
+        assert self.n_asked < 10
+        return []
+
+
+def test_the_master_waits_no_longer_when_a_rank_has_said_hello() -> None:
+    other = AgentInfo(1, "there", 1, 0)
+    post: Any = Post([], [(1, Hello(other))])
+    agent: Any = Silent()
+    transport = MasterTransport(agent, post, Neighbours(()), Departure(), 30.0)
+    assert transport.poll(timeout_s=60.0) == []
+    assert transport.infos[1] == other
+    assert agent.n_asked == 1
