@@ -65,6 +65,7 @@ def _plan(args: argparse.Namespace) -> int:
             args.dedicated_master,
             args.respect_binding,
         ),
+        executor=args.executor,
     )
     print(json.dumps(found, indent=2) if args.json else plan.format_plan(found))
     return 0

@@ -161,9 +161,21 @@ class Prospect:
         chemistries = [space.expansion.model_chemistries[index] for index in sorted(used)]
         names = {family_name(each, space.expansion.driver) for each in chemistries}
         self.config = fitted(config, map(method_of, sorted(names)))
-        self._sized = sized_classes(space, slot_bytes=slot_bytes_of(self.config))
-        classes = forecast(space, sized=self._sized)
-        self.classes = demanded(config, classes, lambda each: method_of(str(each.family)))
+        told_bytes = slot_bytes_of(self.config)
+        self._sized, self.classes = self._predicted(config, told_bytes)
+        n_workers = self.config.n_workers
+        largest_bytes = max((each.memory_bytes for each in self.classes), default=0)
+        if n_workers and 0 < told_bytes < largest_bytes:
+            # Every task is told as much as the largest needs, and may use it.
+            told_bytes = min(largest_bytes, told_bytes * n_workers)
+            self._sized, self.classes = self._predicted(config, told_bytes)
+
+    def _predicted(
+        self, config: ExecutorConfig, told_bytes: int
+    ) -> tuple[tuple[SizedClass, ...], tuple[TaskClass, ...]]:
+        sized = sized_classes(self._space, slot_bytes=told_bytes)
+        classes = forecast(self._space, sized=sized)
+        return sized, demanded(config, classes, lambda each: method_of(str(each.family)))
 
     def check_memory(self, infos: Sequence[AgentInfo]) -> None:
         """Refuse a task that cannot fit into the largest node.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["format_plan", "make_plan"]
 
+_NEVER_WIDE = ("serial", "thread")
+
 
 def make_plan(
     loaded: LoadedInput,
@@ -43,6 +45,7 @@ def make_plan(
     store_path: Path | None = None,
     is_fresh: bool = False,
     ranks: Ranks | None = None,
+    executor: str = "auto",
 ) -> dict[str, Any]:
     """Return what a run of `loaded` would do on nodes like this one.
 
@@ -58,6 +61,8 @@ def make_plan(
         Nothing counts as done; what earlier runs measured is still known.
     ranks : Ranks, optional
         How it would be started; default on this node without MPI.
+    executor : str
+        As ``--executor`` names it: ``serial`` has one slot, and it and ``thread`` no wide tasks.
 
     Returns
     -------
@@ -74,10 +79,12 @@ def make_plan(
         The store cannot be read.
     """
     ranks = ranks or Ranks()
+    if executor == "serial":
+        config = replace(config, n_workers=1)
     space, system = TaskSpace(loaded.expansion), loaded.expansion.system
     done, calibration = _found(space, store_path, with_records=loaded.wants_records)
     prospect = Prospect(space, config, done=done[:0] if is_fresh else done)
-    agents = agents_of(ranks, config)
+    agents = agents_of(ranks, config, can_widen=executor not in _NEVER_WIDE)
     model = CostModel(calibration=calibration, machine=processor_name())
     outlook = prospect.on(agents.infos, model)
     levels = _levels(space, outlook)

@@ -113,8 +113,8 @@ class Agents:
         }
 
 
-def agents_of(ranks: Ranks, config: ExecutorConfig) -> Agents:
-    """Return the agents of a run that is started so."""
+def agents_of(ranks: Ranks, config: ExecutorConfig, *, can_widen: bool = True) -> Agents:
+    """Return the agents of a run that is started so, by an executor that can widen or not."""
     mask = allocation_mask(ranks.is_binding_respected)
     whole = host_share(
         masks=[mask],
@@ -144,6 +144,8 @@ def agents_of(ranks: Ranks, config: ExecutorConfig) -> Agents:
     nodes = {n: node_of(n) for n in set(sizes)}
     numbers = count(n_idle)
     infos = [replace(whole.info, rank=0, n_cores=0)] * n_idle
-    infos += [replace(info, rank=next(numbers)) for n in sizes for info in nodes[n]]
+    infos += [
+        replace(info, rank=next(numbers), can_widen=can_widen) for n in sizes for info in nodes[n]
+    ]
     n_cores = len(whole.topology.cores)
     return Agents(tuple(infos), whole.info, n_domains, ranks.n_nodes, n_cores)

@@ -6,7 +6,7 @@ Rules of this file
    not depend on where a task ran.
 2. All is chosen for the whole plan: what a resumed run still has to do gets the same threads, and
    is told the same memory, as if it had never stopped.
-3. More than one thread must save seconds: programs' own threads give other last bits every time.
+3. More than one thread must be worth it: programs' own threads give other last bits every time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qcmb_mpi.scheduling.widths import Widths, choose_widths, end_s
 if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
 
-_WORTH_S = 1.0
+_WORTH_S = 0.25  # more threads must save more than two runs of one layout differ by
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,8 @@ def place(
 
 
 def _worth_it(chosen: Widths, narrow: Widths, n_agents: int) -> Widths:
-    """Return what was chosen if it is predicted to save seconds, else one thread each."""
-    if chosen.layout.n_threads == 1 and not any(each.n_threads for each in chosen.classes):
+    """Return what was chosen if its threads are predicted to be worth it, else one thread each."""
+    if max(chosen.layout.n_threads, *(each.n_threads for each in chosen.classes), 1) == 1:
         return chosen
     saved_s = end_s(narrow.classes, narrow.layout, n_agents) - end_s(
         chosen.classes, chosen.layout, n_agents

@@ -10,7 +10,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,9 +25,11 @@ _MOST_DEALT_OUT = 128  # classes; fewer, at least the second number, on thousand
 _FEWEST_DEALT_OUT = 8
 _N_AT_ONCE = 2**17
 _NEARLY = 1e-9
-_TIE = 0.03  # goes to more slots: predictions are rough, and narrow tasks waste nothing
+# What is predicted to end within this share of the soonest goes to more slots: predictions of two
+# layouts are off by more against each other, and narrow tasks waste nothing.
+_TIE = 0.05
 _TINY_S = 1e-9
-_SERIAL_S = 0.3  # of every calculation: what a program does before and after the heavy part
+_SERIAL_S = 0.1  # of every calculation: what a program does before and after the heavy part
 
 # Part of a calculation that threads speed up, by families of scheduling.cost: what threads gain
 # where a task is large enough that one would give it many. Those of correlated methods are PySCF's
@@ -37,9 +39,9 @@ PARALLEL_FRACTIONS = {
     "semiempirical": 0.5,
     "scf": 0.9,
     "dft": 0.9,
-    "mp2": 0.8,
-    "ccsd": 0.7,
-    "ccsd(t)": 0.75,
+    "mp2": 0.75,
+    "ccsd": 0.65,
+    "ccsd(t)": 0.7,
 }
 
 
@@ -215,7 +217,7 @@ def choose_layout(
     work = Work.of(classes, parallel_fraction)
     limit = memory_bytes or 0
     if n_workers is not None:
-        return _as_asked(n_workers, n_threads, n_cores, limit, thread_limit)
+        return _as_asked(work, n_workers, n_threads, n_cores, limit, thread_limit)
     if n_threads is not None:
         why = f"{n_threads} threads per task were asked for"
         return with_threads(work, n_threads, n_cores, limit, why)
@@ -224,11 +226,13 @@ def choose_layout(
     widest = min(n_cores, thread_limit or n_cores)
     options = divisions(n_cores, most_slots(work, n_cores, limit), widest)
     times = [work.end_s(np.zeros(n * n_agents), t) for n, t in options]
-    n_slots, threads = next(
-        each for each, end_s in zip(options, times, strict=True) if end_s <= min(times) * (1 + _TIE)
+    end_s, (n_slots, threads) = next(
+        each for each in zip(times, options, strict=True) if each[0] <= min(times) * (1 + _TIE)
     )
-    why = _with_memory(_why(work, n_slots, threads, n_cores), work, n_cores, limit)
-    return _layout(n_slots, threads, limit, why)
+    why = _why(work, n_slots, threads, n_cores)
+    if threads == 1 and end_s > min(times):
+        why = f"more threads would save less than {_TIE:.0%}"
+    return _layout(n_slots, threads, limit, _with_memory(why, work, n_cores, limit))
 
 
 def with_threads(work: Work, n_threads: int, n_cores: int, limit: int, why: str) -> Layout:
@@ -270,12 +274,20 @@ def most_slots(work: Work, n_cores: int, limit: int) -> int:
 
 
 def _as_asked(
-    n_workers: int, n_threads: int | None, n_cores: int, limit: int, thread_limit: int | None
+    work: Work,
+    n_workers: int,
+    n_threads: int | None,
+    n_cores: int,
+    limit: int,
+    thread_limit: int | None,
 ) -> Layout:
-    if n_threads is not None:
-        return _layout(n_workers, n_threads, limit, "both numbers were asked for")
-    threads = max(1, min(n_cores // n_workers, thread_limit or n_cores))
-    return _layout(n_workers, threads, limit, f"{n_workers} slots were asked for")
+    """Return the user's slots; where each has too little memory, fewer run at once."""
+    why = "both numbers were asked for"
+    if n_threads is None:
+        n_threads = max(1, min(n_cores // n_workers, thread_limit or n_cores))
+        why = f"{counted(n_workers, 'slot')} {'was' if n_workers == 1 else 'were'} asked for"
+    told = max(limit // n_workers, min(work.largest_bytes, limit))
+    return replace(_layout(n_workers, n_threads, limit, why), memory_per_slot_bytes=told)
 
 
 def _why(work: Work, n_slots: int, n_threads: int, n_cores: int) -> str:

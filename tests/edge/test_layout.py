@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qcmb_mpi.execution.executors.base import ExecutorConfig
 from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
+from qcmb_mpi.scheduling.widths import end_s
 
 GB = 10**9
 
@@ -132,11 +135,58 @@ def test_no_work_is_a_layout_too(n_cores: int) -> None:
     assert chosen.reason
 
 
-def test_more_threads_must_save_seconds() -> None:
+def test_more_threads_must_save_what_can_be_noticed() -> None:
     """They cost the identity of the last bits."""
-    [short] = layouts([able(0, 4)], work(1, 1.5))
+    [short] = layouts([able(0, 4)], work(1, 0.3))
     assert (short.n_slots, short.n_threads) == (4, 1)
-    assert short.reason == "4 slots x 1 thread because more threads would save less than 1 s"
-    assert layouts([able(0, 4)], work(1, 30.0))[0].n_threads == 4
-    tail = [*work(100, 0.01), TaskClass(1, range(100, 101), 1.5)]
+    assert short.reason == "4 slots x 1 thread because more threads would save less than 0.25 s"
+    assert layouts([able(0, 4)], work(1, 1.5))[0].n_threads == 4
+    tail = [*work(100, 0.01), TaskClass(1, range(100, 101), 0.5)]
     assert place([able(0, 4)], tail, ExecutorConfig()).classes == tuple(tail)
+
+
+def test_what_runs_alone_on_one_thread_need_not_save_seconds() -> None:
+    """It is for memory, and costs no bits."""
+    giant = TaskClass(1, range(100, 101), 0.001, 20 * GB)
+    agent = able(0, 8, 24 * GB)
+    placement = place([agent], [*work(100, 0.0025, GB), giant], ExecutorConfig(), thread_limit=1)
+    assert {(each.n_threads, each.n_tasks) for each in placement.classes} == {(0, 100), (1, 1)}
+    assert placement.layout_of(agent).n_slots == 8
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 40), st.floats(0.01, 100.0), st.sampled_from([0.0, 0.65, 0.9])),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([1, 2, 4, 6, 16]),
+)
+def test_no_fixed_layout_is_predicted_to_save_much(
+    sizes: list[tuple[int, float, float]], n_cores: int
+) -> None:
+    """At most 5 %, or what cannot be noticed."""
+    classes: list[TaskClass] = []
+    for n, cost_s, fraction in sizes:
+        start = sum(each.n_tasks for each in classes)
+        ids = range(start, start + n)
+        classes.append(TaskClass(0, ids, cost_s, parallel_fraction=fraction))
+    chosen = place([able(0, n_cores)], classes, ExecutorConfig())
+    chosen_s = end_s(chosen.classes, chosen.layout_of(able(0, n_cores)))
+    for n_threads in range(1, n_cores + 1):
+        for n_slots in range(1, n_cores // n_threads + 1):
+            fixed_s = end_s(classes, Layout(n_slots, n_threads, 0, ""))
+            assert chosen_s <= max(1.05 * fixed_s, fixed_s + 0.25)
+
+
+def test_workers_that_were_asked_for_are_told_what_the_largest_task_needs() -> None:
+    """Fewer run at once then; never more than there is."""
+    [asked] = layouts([info(0, 8, 16 * GB)], work(100, 1.0, 3 * GB), n_workers=8)
+    assert (asked.n_slots, asked.memory_per_slot_bytes) == (8, 3 * GB)
+    [roomy] = layouts([info(0, 8, 64 * GB)], work(100, 1.0, 3 * GB), n_workers=8)
+    assert roomy.memory_per_slot_bytes == 8 * GB
+    [tight] = layouts([info(0, 8, 2 * GB)], work(100, 1.0, 3 * GB), n_workers=8)
+    assert tight.memory_per_slot_bytes == 2 * GB
+    [unknown] = layouts([info(0, 8)], work(100, 1.0, 3 * GB), n_workers=8)
+    assert unknown.memory_per_slot_bytes == 0

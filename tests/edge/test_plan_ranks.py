@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from qcmb_mpi import ExecutorConfig, InputError, schema
+from qcmb_mpi import ExecutorConfig, InputError, MethodAwareConfig, SequentialExecutor, schema
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.forecast import Prospect
 from qcmb_mpi.machine.limits import Limits
 from qcmb_mpi.machine.topology import read_topology
 from qcmb_mpi.plan import format_plan, make_plan
 from qcmb_mpi.plan_ranks import Agents, Ranks, agents_of, launched
+from qcmb_mpi.scheduling.cost import CostModel
 from tests.edge.fake_machine import Machine
 from tests.edge.task_cases import IMPORTS, many_body_input
 
@@ -96,6 +100,60 @@ def test_what_is_granted_of_a_node_is_said(node: Node) -> None:
     assert ": 3 cores and 80 GB for tasks (the machine has 8 cores; `doctor` shows" in text
     assert "none: python -m qcmb_mpi run INPUT" in text
     assert "without MPI is as good" in format_plan(plan(n_ranks=2))
+
+
+def large_input(n: int = 12, method: str = "mp2") -> dict[str, Any]:
+    """Return `n` atoms whose whole is most of the work, for a program that threads."""
+    document = many_body_input(n, program="pyscf", bsse_type=["nocp"])
+    low = document["specification"]["specification"].pop("(auto)")
+    low["model"] = {"method": "mp2", "basis": "sto-3g"}
+    high = {**low, "model": {"method": method, "basis": "cc-pvtz"}}
+    document["specification"]["specification"] = {"low": low, "high": high}
+    document["specification"]["keywords"].pop("max_nbody")
+    document["specification"]["keywords"]["levels"] = {1: "low", "supersystem": "high"}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("executor", "slots", "threads", "n_wide"),
+    [("auto", 8, 1, 1), ("multiprocessing", 8, 1, 1), ("thread", 1, 8, 0), ("serial", 1, 8, 0)],
+)
+def test_each_executor_has_its_own_layout(
+    node: Node, executor: str, slots: int, threads: int, n_wide: int
+) -> None:
+    node(TWO_DOMAINS)
+    found = make_plan(schema.load_input(large_input()), ExecutorConfig(), executor=executor)
+    layout = found["layout"]
+    assert (layout["n_slots"], layout["n_threads"], layout["n_wide"]) == (slots, threads, n_wide)
+
+
+def test_the_serial_executors_plan_is_what_it_does() -> None:
+    loaded = schema.load_input(large_input())
+    with SequentialExecutor() as executor:
+        infos = list(executor.transport.infos.values())
+        space, done = TaskSpace(loaded.expansion), np.empty(0, dtype=np.int64)
+        layout = Prospect(space, executor.config, done=done).on(infos, CostModel()).layout
+    planned = make_plan(loaded, ExecutorConfig(), executor="serial")["layout"]
+    assert {name: getattr(layout, name) for name in ("n_slots", "n_threads", "reason")} == {
+        name: planned[name] for name in ("n_slots", "n_threads", "reason")
+    }
+    assert (layout.n_slots, layout.n_threads) == (1, infos[0].n_cores)
+    assert layout.reason.endswith("because 1 slot was asked for")
+
+
+def test_workers_that_were_asked_for_are_told_enough_for_the_largest_task(node: Node) -> None:
+    """All are predicted by what they are told: the whole keeps 13 GB of integrals if it may."""
+    node(TWO_DOMAINS)
+    loaded = schema.load_input(large_input(24, "hf"))
+    plain = ExecutorConfig(n_workers=8, n_threads=1)
+    demanding = MethodAwareConfig(
+        methods={"mp2": {"memory_bytes": 30 * GB}}, n_workers=8, n_threads=1
+    )
+    found = [make_plan(loaded, each) for each in (plain, demanding)]
+    assert [each["layout"]["memory_per_slot_bytes"] for each in found] == [10 * GB, 30 * GB]
+    whole_bytes = [each["levels"][-1]["memory_bytes"] for each in found]
+    assert whole_bytes[0] == 10 * GB
+    assert 12 * GB < whole_bytes[1] < 14 * GB
 
 
 @pytest.mark.parametrize(

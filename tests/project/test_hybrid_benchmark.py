@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Seconds of each layout of four cores on a run with a tail: the automatic one is best.
-TAIL_S = {"automatic": 1.0, "4 x 1": 1.5, "2 x 2": 1.1, "1 x 4": 1.4, "3 x 1": 1.52}
+TAIL_S = {"automatic": 1.0, "4 x 1": 1.5, "2 x 2": 1.1, "1 x 4": 1.25, "3 x 1": 1.32}
 
 
 @pytest.fixture
@@ -24,11 +24,20 @@ def hybrid(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Runner:
-    """Takes the seconds of a table; what is not in it is never through in time."""
+    """Takes the seconds of a table; what is not in it is never through in time.
 
-    def __init__(self, seconds: dict[str, float], energies: dict[str, float] | None = None) -> None:
+    `layout` is what the automatic one does, by default some tasks first on all cores.
+    """
+
+    def __init__(
+        self,
+        seconds: dict[str, float],
+        energies: dict[str, float] | None = None,
+        layout: str = "1 task x 4 threads first, then 4 slots x 1 thread",
+    ) -> None:
         self.seconds = seconds
         self.energies = energies or {}
+        self.layout = layout
         self.order: list[str] = []
 
     def __call__(self, path: Path, contender: Any, limit_s: float | None) -> dict[str, Any]:
@@ -39,12 +48,17 @@ class Runner:
         if limit_s is not None and wall_s > limit_s:
             raise subprocess.TimeoutExpired(name, limit_s)
         drift_s = 0.001 * len(self.order)
+        slots, threads = (contender.n_workers or 4), (contender.n_threads or 1)
+        layout = f"{slots} slots x {threads} threads" if contender.n_workers else self.layout
         return {
             "wall_s": wall_s + drift_s,
             "process_s": wall_s,
             "value": self.energies.get(name, -1.0),
             "n_tasks": 3,
-            "layout": "as it was",
+            "layout": layout,
+            "agents": [{"slots": slots, "threads": threads}],
+            "busy_s": wall_s,
+            "slot_s": wall_s,
         }
 
 
@@ -72,9 +86,10 @@ def test_what_is_hopeless_is_not_repeated_and_the_order_alternates(hybrid: Any) 
     assert hybrid.best_fixed(measured) == "2 x 2"
     assert all(hybrid.verdicts(measured).values())
     text = hybrid.table([measured])
-    assert "| tail | 3 | 1.01 | 2 x 2 | 0.9" in text
+    assert measured["twin"] is None
+    assert "| tail | 3 | 1.01 (1.00 to 1.01, n=3) | 2 x 2 | 1.11 (1.10 to 1.12, n=3)" in text
     assert "holds: one thread > 1.20 x automatic" in text
-    assert "best of the first repeat: 3 x 1 (1.5), 1 x 3 (> 1.6)" in text
+    assert "best of the first repeat: 3 x 1 (1.32), 1 x 3 (> 1.35)" in text
 
 
 def test_what_does_not_hold_is_said(hybrid: Any) -> None:
@@ -82,6 +97,53 @@ def test_what_does_not_hold_is_said(hybrid: Any) -> None:
     slow = hybrid.measure("small", fixed, 2, Runner({"automatic": 1.1, "4 x 1": 1.0}))
     assert list(hybrid.verdicts(slow).values()) == [False, False]
     assert hybrid.table([slow]).count("FAILS") == 2
+
+
+NARROW = "4 slots x 1 thread because"
+
+
+def test_noise_between_runs_of_one_layout_is_no_difference(hybrid: Any) -> None:
+    """But it is printed, and pointed at where every run was slower."""
+    fixed = hybrid.fixed_layouts(4, is_complete=False)
+    slow = {"automatic": 1.1, "4 x 1": 1.0}
+    same = hybrid.measure("small", fixed, 2, Runner(slow, layout=NARROW))
+    assert same["twin"] == "4 x 1"
+    assert hybrid.ratio(same, "automatic", "4 x 1") == 1
+    assert all(hybrid.verdicts(same).values())
+    text = hybrid.table([same])
+    assert "alone: 1.10 (1.10 to 1.11, n=2) and 1.00 (1.00 to 1.00, n=2)" in text
+    assert "LOOK: every automatic run took longer" in text
+    quick = hybrid.measure("small", fixed, 2, Runner({**slow, "automatic": 0.9}, layout=NARROW))
+    assert "LOOK" not in hybrid.table([quick])
+
+
+def test_a_real_difference_to_another_layout_still_counts(hybrid: Any) -> None:
+    seconds = {"automatic": 1.1, "4 x 1": 1.12, "2 x 2": 1.0}
+    fixed = hybrid.fixed_layouts(4, is_complete=False)
+    measured = hybrid.measure("cp", fixed, 2, Runner(seconds, layout=NARROW))
+    assert hybrid.times(measured, "automatic") == hybrid.times(measured, "4 x 1")
+    assert len(hybrid.times(measured, "automatic")) == 4
+    assert list(hybrid.verdicts(measured).values()) == [False, True]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"layout": "1 task x 4 threads first, then 4 slots x 1 thread"},
+        {"agents": [{"slots": 2, "threads": 2}]},
+        {"slot_s": 2.0},
+    ],
+)
+def test_what_did_something_else_is_not_the_same(hybrid: Any, other: dict[str, Any]) -> None:
+    fixed = Runner({"4 x 1": 1.0})(ROOT, hybrid.Contender(4, 1), None)
+    assert hybrid.twin_of({"automatic": [fixed, fixed], "4 x 1": [fixed]}) == "4 x 1"
+    assert hybrid.twin_of({"automatic": [fixed, {**fixed, **other}], "4 x 1": [fixed]}) is None
+
+
+def test_one_repeat_is_refused(hybrid: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        hybrid.main(["--repeat", "1"])
+    assert "the order to be turned" in capsys.readouterr().err
 
 
 def test_contenders_that_disagree_are_not_compared(hybrid: Any) -> None:

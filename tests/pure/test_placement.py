@@ -15,6 +15,7 @@ from qcmb_mpi.scheduling.placement import (
     PARALLEL_FRACTIONS,
     Work,
     choose_layout,
+    counted,
     dealt,
     divisions,
     speedup,
@@ -53,10 +54,60 @@ def test_few_equal_tasks_are_not_left_with_a_ragged_end() -> None:
 
 
 def test_what_wide_tasks_win_must_be_more_than_predictions_are_good_for() -> None:
-    """Ten tasks are three rounds of four cores: two threads each end sooner by 1 %, or by 12 %."""
+    """Ten tasks are three rounds of four cores, or five of two: 1 %, 4 %, 12 % sooner."""
     work = classes((10, 100.0))
-    assert choose_layout(work, 4, parallel_fraction=0.81).n_threads == 1
+    why = "4 slots x 1 thread because more threads would save less than 5%"
+    assert choose_layout(work, 4, parallel_fraction=0.81).reason == why
+    assert choose_layout(work, 4, parallel_fraction=0.85).reason == why
     assert choose_layout(work, 4, parallel_fraction=0.95).n_threads == 2
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 200.0)), min_size=1, max_size=4).map(
+    lambda sizes: classes(*sizes)
+)
+
+
+@given(SIZES, st.sampled_from([0.0, 0.5, 0.65, 0.9, 1.0]), st.integers(1, 32))
+def test_the_fewest_threads_within_5_percent_of_the_soonest_are_taken(
+    work: list[TaskClass], fraction: float, n_cores: int
+) -> None:
+    layout = choose_layout(work, n_cores, parallel_fraction=fraction)
+    everything = Work.of(work, fraction)
+    ends_s = {
+        n_threads: everything.end_s(np.zeros(n_cores // n_threads), n_threads)
+        for n_threads in range(1, n_cores + 1)
+    }
+    least_s = 1.05 * min(ends_s.values())
+    assert ends_s[layout.n_threads] <= least_s * (1 + 1e-9)
+    most_slots = {n_cores // n for n in ends_s if ends_s[n] <= least_s * (1 - 1e-9)}
+    assert layout.n_slots >= max(most_slots, default=0)
+
+
+@given(SIZES, st.sampled_from([0.5, 0.9]), st.integers(1, 31), st.integers(1, 32))
+def test_more_cores_are_never_predicted_to_end_later_by_more_than_a_tie(
+    work: list[TaskClass], fraction: float, n_cores: int, n_more: int
+) -> None:
+    everything = Work.of(work, fraction)
+
+    def end_s(n: int) -> float:
+        layout = choose_layout(work, n, parallel_fraction=fraction)
+        return everything.end_s(np.zeros(layout.n_slots), layout.n_threads)
+
+    assert end_s(n_cores + n_more) <= 1.05 * end_s(n_cores) * (1 + 1e-9)
+
+
+@given(SIZES, st.integers(1, 32))
+def test_the_sentence_says_the_layout_and_why(work: list[TaskClass], n_cores: int) -> None:
+    layout = choose_layout(work, n_cores)
+    size = f"{counted(layout.n_slots, 'slot')} x {counted(layout.n_threads, 'thread')} because "
+    assert layout.reason.startswith(size)
+    assert len(layout.reason) > len(size)
+    assert "\n" not in layout.reason
+    one = Work.of(work, 0.85)
+    is_soonest = one.end_s(np.zeros(n_cores), 1) <= min(
+        one.end_s(np.zeros(n_cores // n), n) for n in range(1, n_cores + 1)
+    )
+    assert ("save less than 5%" in layout.reason) == (layout.n_threads == 1 and not is_soonest)
 
 
 def test_programs_that_do_not_thread_get_one_core() -> None:
@@ -95,11 +146,26 @@ def test_the_users_numbers_stand() -> None:
     assert (workers.n_slots, workers.n_threads) == (2, 2)
     assert "2 slots were asked for" in workers.reason
     assert choose_layout(work, 4, n_workers=8).n_threads == 1
+    alone = choose_layout(work, 4, n_workers=1).reason
+    assert alone == "1 slot x 4 threads because 1 slot was asked for"
     assert choose_layout(work, 4, n_workers=1, thread_limit=1).n_threads == 1
     threads = choose_layout(work, 4, n_threads=2)
     assert (threads.n_slots, threads.n_threads) == (2, 2)
     assert "2 threads per task were asked for" in threads.reason
     assert choose_layout(work, 4, n_threads=9).n_slots == 1
+
+
+@given(st.integers(1, 9), st.integers(0, 20_000), st.integers(1, 20_000))
+def test_asked_for_slots_are_told_their_share_or_what_the_largest_task_needs(
+    n_workers: int, needed: int, limit: int
+) -> None:
+    """So that a program that keeps to it does not fail for what `--workers` leaves."""
+    work = classes((3, 1.0), memory_bytes=needed)
+    told = choose_layout(work, 4, limit, n_workers=n_workers).memory_per_slot_bytes
+    assert told <= limit
+    assert told >= limit // n_workers
+    assert told >= min(needed, limit)
+    assert told in (limit // n_workers, needed, limit)
 
 
 @pytest.mark.parametrize("n_cores", [1, 3, 6, 64])
@@ -129,6 +195,24 @@ def test_speedup_is_amdahls() -> None:
 
 def test_every_family_says_what_threads_gain() -> None:
     assert PARALLEL_FRACTIONS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_threads", "measured"),
+    [
+        (((3, 0.06), (6, 2.24)), 2, 0.88),
+        (((3, 0.06), (6, 2.24)), 4, 1.04),
+        (((36, 0.01), (28, 0.06), (1, 6.1)), 2, 0.52),
+        (((36, 0.01), (28, 0.06), (1, 6.1)), 4, 0.64),
+    ],
+)
+def test_what_threads_gain_is_as_measured(
+    sizes: tuple[tuple[int, float], ...], n_threads: int, measured: float
+) -> None:
+    """HF on four cores beside one thread each, a second of start-up subtracted from both."""
+    work = Work.of(classes(*sizes), PARALLEL_FRACTIONS["scf"])
+    one_s, more_s = (work.end_s(np.zeros(4 // n), n) for n in (1, n_threads))
+    assert more_s / one_s == pytest.approx(measured, rel=0.1)
 
 
 @given(
