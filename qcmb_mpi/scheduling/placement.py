@@ -229,7 +229,7 @@ def choose_layout(
     end_s, (n_slots, threads) = next(
         each for each in zip(times, options, strict=True) if each[0] <= min(times) * (1 + _TIE)
     )
-    why = _why(work, n_slots, threads, n_cores)
+    why = _why(work, n_slots * n_agents, threads, n_cores * n_agents)
     if threads == 1 and end_s > min(times):
         why = f"more threads would save less than {_TIE:.0%}"
     return _layout(n_slots, threads, limit, _with_memory(why, work, n_cores, limit))
@@ -291,6 +291,7 @@ def _as_asked(
 
 
 def _why(work: Work, n_slots: int, n_threads: int, n_cores: int) -> str:
+    """Say why the slots and cores of all agents are divided so."""
     tasks = f"{work.n_tasks} task{'s' if work.n_tasks != 1 else ''}"
     if n_threads == 1 and work.n_tasks >= 4 * n_slots:
         return f"{tasks} >= 4 x {n_slots} slots: one core each wastes nothing"

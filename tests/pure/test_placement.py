@@ -117,7 +117,10 @@ def test_programs_that_do_not_thread_get_one_core() -> None:
 
 def test_agents_share_the_work() -> None:
     assert choose_layout(classes((8, 10.0)), 4, n_agents=8, parallel_fraction=1.0).n_threads == 4
-    assert choose_layout(classes((4000, 10.0)), 4, n_agents=8).n_threads == 1
+    narrow = choose_layout(classes((4000, 10.0)), 4, n_agents=8)
+    assert narrow.reason.startswith("4 slots x 1 thread because 4000 tasks >= 4 x 32 slots")
+    few = choose_layout(classes((32, 10.0)), 4, n_agents=8)
+    assert few.reason.endswith("32 tasks on 32 cores are done soonest one core each")
 
 
 @pytest.mark.parametrize("empty", [[], classes((0, 1.0))])
