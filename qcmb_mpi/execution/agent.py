@@ -4,6 +4,8 @@ Rules of this file
 ------------------
 1. An agent decides nothing about order or retries; it runs what it holds and reports.
 2. Whatever happens to a slot becomes an :class:`Outcome`: nothing a program does ends an agent.
+3. Successes of short tasks wait for each other for a moment, so that what the master does for a
+   message it does for many; not while a slot may soon have nothing to do, and never with a failure.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ from qcmb_mpi.execution.wire import (
 _OPENING_S = 240.0  # less than the master waits for an agent
 _PAUSE_S = 2.0
 _BURIAL_S = 1.0
+# What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
+_AHEAD_S = 0.15
+_LOW_S = 0.05
+_HOLD_S = 0.04
 
 
 class Agent:
@@ -78,6 +84,8 @@ class Agent:
         self._solo = Solo(info, self._pool)
         self._n_good = 0
         self._looked_s = clock()
+        self._held: list[Outcome] = []
+        self._told_by_s = math.inf
 
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
@@ -97,8 +105,18 @@ class Agent:
 
     def poll(self, timeout_s: float) -> list[FromAgent]:
         """Keep the slots busy; return what there is to tell, waiting up to `timeout_s`."""
-        if self._pool.news:
-            timeout_s = 0.0
+        give_up_s = self._clock() + timeout_s
+        while True:
+            left_s = min(give_up_s, self._told_by_s) - self._clock()
+            self._turn(0.0 if self._pool.news else max(0.0, left_s))
+            now = self._clock()
+            if self._pool.news or now >= self._told_by_s or self._is_starving():
+                return self._news()
+            if now >= give_up_s:
+                return []
+
+    def _turn(self, timeout_s: float) -> None:
+        """Hear what slots and their ends have to say, waiting up to `timeout_s` for something."""
         told = self._pool.listen(timeout_s)
         self._allow_pause(timeout_s)
         for slot in told:
@@ -108,8 +126,36 @@ class Agent:
         self._guard_memory()
         self._renew_suspects()
         self._feed()
-        news, self._pool.news = self._pool.news, []
-        return together(news)
+
+    def _is_starving(self) -> bool:
+        """Whether a slot may soon have nothing to do, nor has the agent."""
+        if self._backlog.next_space is not None:
+            return False
+        return any(self._ahead_s(slot) < _LOW_S for slot in self._pool.slots)
+
+    def _ahead_s(self, slot: Slot) -> float:
+        """Return how long a slot should be busy, counting what may have ended but is not told."""
+        if not slot.outstanding:
+            return 0.0
+        return len(slot.outstanding) * self._backlog.mean_s(slot.outstanding[0][0])
+
+    def _news(self) -> list[FromAgent]:
+        """Return all that is to be told: outcomes after the rest, but before what ends an agent."""
+        last = [message for message in self._pool.news if isinstance(message, Lost)]
+        news = [message for message in self._pool.news if not isinstance(message, Lost)]
+        if self._held:
+            news.append(Done(tuple(self._held)))
+        self._pool.news, self._held, self._told_by_s = [], [], math.inf
+        return [*news, *last]
+
+    def _keep(self, outcomes: list[Outcome]) -> None:
+        """Have outcomes told, at once if one is not a success of a short task."""
+        hold_s = _HOLD_S
+        for outcome in outcomes:
+            if outcome.failure is not None or not self._backlog.is_short(outcome.space):
+                hold_s = 0.0
+        self._told_by_s = min(self._told_by_s, self._clock() + hold_s)
+        self._held += outcomes
 
     def close(self, *, wait: bool = True) -> None:
         """End the slots, those at work with their programs, and the fork server.
@@ -134,17 +180,25 @@ class Agent:
 
     def _feed(self) -> None:
         if not self._solo.takes_over(self._clock()):
-            for depth in (1, 2):
-                for slot in self._pool.slots:
-                    if slot.is_ready and len(slot.outstanding) < depth:
-                        self._give(slot)
+            while self._backlog.next_space is not None:
+                able = [slot for slot in self._pool.slots if self._may_have_more(slot)]
+                if not able:
+                    return
+                self._give(min(able, key=self._ahead_s))
+
+    def _may_have_more(self, slot: Slot) -> bool:
+        """Whether a slot may be given tasks now: one at work only if it has few, and short ones."""
+        if not slot.is_ready or self._backlog.next_space not in slot.spaces:
+            return False
+        if slot.is_suspect(self._n_good):
+            return False
+        if not slot.outstanding:
+            return True
+        is_short = self._backlog.is_short(slot.outstanding[0][0])
+        return is_short and self._ahead_s(slot) < _AHEAD_S
 
     def _give(self, slot: Slot) -> None:
-        """Give a slot its next batch; while it is busy, only if its tasks are short."""
-        if slot.outstanding and not self._backlog.is_short(slot.outstanding[0][0]):
-            return
-        if self._backlog.next_space not in slot.spaces or slot.is_suspect(self._n_good):
-            return
+        """Give a slot its next batch."""
         batch = self._backlog.take(len(self._pool.slots))
         if batch is not None:
             slot.start(*batch, self._clock())
@@ -179,7 +233,7 @@ class Agent:
             slot.finish(outcome, now, self._n_good)
             self._backlog.observe(outcome.space, outcome.seconds)
         self._pool.heard_done()
-        self._pool.news.append(Done(tuple(outcomes)))
+        self._keep(outcomes)
 
     def _end_overdue(self) -> None:
         for slot in list(self._pool.slots):
@@ -274,7 +328,7 @@ class Agent:
             slot=slot.resources.slot,
             n_threads=slot.n_threads,
         )
-        self._pool.news.append(Done((outcome,)))
+        self._keep([outcome])
 
     def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
         for space in {space for space, _ in slot.outstanding}:
@@ -282,12 +336,3 @@ class Agent:
             self._backlog.put_back(space, np.array(ids, dtype=np.int64))
         slot.outstanding.clear()
         self._pool.replace(slot, cause, is_its_fault=is_its_fault)
-
-
-def together(news: list[FromAgent]) -> list[FromAgent]:
-    """Put all outcomes into one message, after the others but before what ends an agent."""
-    done = [message for message in news if isinstance(message, Done)]
-    last = [message for message in news if isinstance(message, Lost)]
-    others = [message for message in news if not isinstance(message, Done | Lost)]
-    outcomes = tuple(outcome for each in done for outcome in each.outcomes)
-    return [*others, *([Done(outcomes)] if done else []), *last]

@@ -14,6 +14,7 @@ import numpy as np
 from qcmb_mpi.execution.wire import TaskIds
 
 _BATCH_S = 0.02
+_SHORT_S = 0.1
 _NEW_WEIGHT = 0.2
 
 
@@ -53,9 +54,13 @@ class Backlog:
         mean = self._mean_s.get(space)
         self._mean_s[space] = seconds if mean is None else mean + _NEW_WEIGHT * (seconds - mean)
 
+    def mean_s(self, space: int) -> float:
+        """Return how long a task of `space` takes; infinite as long as that is not known."""
+        return self._mean_s.get(space, np.inf)
+
     def is_short(self, space: int) -> bool:
-        """Whether a task is so short that a slot should have the next one at hand."""
-        return self._mean_s.get(space, np.inf) < 5 * _BATCH_S
+        """Whether a task is so short that a slot should have the next ones at hand."""
+        return self.mean_s(space) < _SHORT_S
 
     def take(self, n_sharing: int) -> tuple[int, TaskIds] | None:
         """Take what one slot should get: one task, or a few milliseconds' worth of short ones.

@@ -43,6 +43,7 @@ _START = (
 )
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
+_MARK_BYTES = 16  # there on the disk before a slot maps them: it would die of a full one
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -212,6 +213,7 @@ class ForkServer:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
                 log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
                 mark = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
+                os.pwrite(mark.fileno(), bytes(_MARK_BYTES), 0)
             except OSError as error:
                 raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()

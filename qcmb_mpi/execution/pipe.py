@@ -59,9 +59,15 @@ class Pipe:
         except BlockingIOError:
             pass
 
-    def receive(self) -> list[Any]:
-        """Return the messages that are there as a whole; raise EOFError if none will come."""
-        has_ended = self._read()
+    def receive(self, *, waits: bool = True) -> list[Any]:
+        """Return the messages that are there as a whole; raise EOFError if none will come.
+
+        Parameters
+        ----------
+        waits : bool
+            Whether to wait for something, if it is a pipe that does.
+        """
+        has_ended = self._read(waits=waits and self._waits)
         messages, start = [], 0
         while len(self._received) - start >= _LENGTH.size:
             end = start + _LENGTH.size + _LENGTH.unpack_from(self._received, start)[0]
@@ -79,15 +85,16 @@ class Pipe:
         self._unsent.clear()
         self._socket.close()
 
-    def _read(self) -> bool:
+    def _read(self, *, waits: bool) -> bool:
         """Take in what is there; return whether it is the end."""
+        flags = 0 if waits else socket.MSG_DONTWAIT
         while True:
             try:
-                chunk = self._socket.recv(_CHUNK_BYTES)
+                chunk = self._socket.recv(_CHUNK_BYTES, flags)
             except BlockingIOError:
                 return False
             except OSError:
                 return True
             self._received += chunk
-            if len(chunk) < _CHUNK_BYTES or self._waits:
+            if len(chunk) < _CHUNK_BYTES or waits:
                 return not chunk

@@ -13,30 +13,39 @@ Messages to a slot are tuples ``(kind, ...)``:
 Rules of this file
 ------------------
 1. End of file on the pipe ends the slot.
-2. Finished outcomes are held back for a few milliseconds at most, to share a message.
+2. Finished outcomes share a message: they are held back while there is plenty to do, a twentieth
+   of a second at most; a failure, and the last ones before the slot has nothing to do, never.
 3. A task is counted in the mark before it starts: after a crash its agent knows which one it was.
+4. What is done for each task costs microseconds: there may be a thousand of them in a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import struct
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.contained import Contained, Refusal
-from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
+from qcmb_mpi.execution.engine import EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
 
-_FLUSH_S = 0.005
+_HOLD_S = 0.05
+# When so little work is left, what has ended is told early: the agent may have more.
+_LOW_S = 0.03
+_COUNTS = struct.Struct("<qq")
+_CPU_INTERVAL_S = 0.01
 
 
 def serve(pipe: Pipe, mark_fd: int) -> None:
@@ -53,21 +62,30 @@ def serve(pipe: Pipe, mark_fd: int) -> None:
     desk = _Desk(pipe, Mark(mark_fd))
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
-            for message in pipe.receive():
-                desk.obey(*message)
+            desk.serve()
 
 
 class _Desk:
-    """The engines of a slot and the message that is being obeyed."""
+    """The engines of a slot and the messages that are still to be obeyed."""
 
     def __init__(self, pipe: Pipe, mark: Mark) -> None:
         self._pipe = pipe
         self._mark = mark
+        self._messages: deque[tuple[Any, ...]] = deque()
+        self._outbox = Outbox(lambda outcomes: pipe.send(("done", outcomes)))
         self._engines: dict[int, Contained | Refusal] = {}
         self._settled: SlotResources | None = None
 
-    def obey(self, kind: str, space: int, *rest: Any) -> None:
+    def serve(self) -> None:
+        """Wait for messages and obey them, and those that come meanwhile."""
+        self._messages.extend(self._pipe.receive())
+        while self._messages:
+            self._obey(*self._messages.popleft())
+        reap_strays()
+
+    def _obey(self, kind: str, space: int, *rest: Any) -> None:
         if kind == "space":
+            self._outbox.tell()
             recipe, resources = rest
             self._settle(resources)
             self._engines[space], error = _build(recipe, resources)
@@ -75,9 +93,24 @@ class _Desk:
         elif kind == "work":
             engine = self._engines[space]
             self._settle(engine.resources)
-            _work(self._pipe, self._mark, engine, space, rest[0])
+            self._work(engine, space, rest[0].tolist())
         else:
             self._engines.pop(space, None)
+
+    def _work(self, engine: Contained | Refusal, space: int, ids: list[int]) -> None:
+        os.ftruncate(1, 0)
+        self._outbox.begin()
+        n_left = len(ids) + self._n_waiting()
+        for task in ids:
+            self._mark.count()
+            outcome = replace(engine.compute(task), space=space)
+            n_left = n_left - 1 or self._n_waiting()
+            self._outbox.put(outcome, n_left)
+
+    def _n_waiting(self) -> int:
+        """Return how many tasks there are besides those that are being worked on."""
+        self._messages.extend(self._pipe.receive(waits=False))
+        return sum(len(rest[-1]) for kind, *rest in self._messages if kind == "work")
 
     def _settle(self, resources: SlotResources) -> None:
         if resources is not self._settled:  # another space was opened since
@@ -117,30 +150,77 @@ class Mark:
     """Where the agent can read what it must know if this process ends: two 8-byte integers.
 
     The number of tasks started, and the processor time in ms that was spent before the last one.
+
+    Parameters
+    ----------
+    fd : int
+        A file that has room for them.
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._n_started = 0
+        self._counts = mmap.mmap(fd, _COUNTS.size)
+        self._n_started = self._before_ms = 0
+        self._timed_s = -_CPU_INTERVAL_S
 
     def count(self) -> None:
         """Enter that a task starts."""
         self._n_started += 1
-        before_ms = int(1000 * sum(os.times()[:4]))
-        os.pwrite(self._fd, struct.pack("<qq", self._n_started, before_ms), 0)
+        now = time.monotonic()
+        if now - self._timed_s >= _CPU_INTERVAL_S:
+            self._timed_s, self._before_ms = now, int(1000 * sum(os.times()[:4]))
+        _COUNTS.pack_into(self._counts, 0, self._n_started, self._before_ms)
 
 
-def _work(pipe: Pipe, mark: Mark, engine: Engine, space: int, ids: Any) -> None:
-    finished: list[Outcome] = []
-    flushed_s = time.monotonic()
-    os.ftruncate(1, 0)
-    for task in ids.tolist():
-        mark.count()
-        finished.append(replace(engine.compute(task), space=space))
-        if time.monotonic() - flushed_s > _FLUSH_S:
-            pipe.send(("done", finished))
-            finished = []
-            flushed_s = time.monotonic()
-    if finished:
-        pipe.send(("done", finished))
-    reap_strays()
+class Outbox:
+    """Outcomes that are not told yet, and when they are to be.
+
+    Parameters
+    ----------
+    tell : callable
+        Tells some.
+    clock : callable
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[list[Outcome]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._held: list[Outcome] = []
+        self._held_s = self._ended_s = 0.0
+        self._is_low = False
+
+    def begin(self) -> None:
+        """Note that work begins of which nothing was known before."""
+        self._ended_s = self._clock()
+        self._is_low = False
+
+    def put(self, outcome: Outcome, n_left: int) -> None:
+        """Take an outcome; tell it, and all before it, if it is time to.
+
+        Parameters
+        ----------
+        outcome : Outcome
+            Of a task that ends now.
+        n_left : int
+            Tasks that this slot still has.
+        """
+        now = self._clock()
+        seconds, self._ended_s = now - self._ended_s, now
+        if not self._held:
+            self._held_s = now
+        self._held.append(outcome)
+        is_low = n_left * seconds < _LOW_S
+        is_late = now + seconds - self._held_s > _HOLD_S  # when the next one ends
+        if outcome.failure is not None or not n_left or is_late or (is_low and not self._is_low):
+            self.tell()
+        self._is_low = is_low
+
+    def tell(self) -> None:
+        """Tell all there is."""
+        if self._held:
+            held, self._held = self._held, []
+            self._tell(held)

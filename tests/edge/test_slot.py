@@ -1,0 +1,111 @@
+"""When a slot tells what has ended, and what it leaves behind if it dies."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcmb_mpi.execution import slot
+from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.slot import Mark, Outbox
+from qcmb_mpi.scheduling.policy import ErrorClass
+
+
+class Story:
+    """An outbox, a clock, and when each outcome ended and was told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.messages: list[list[int]] = []
+        self.ended_s: list[float] = []
+        self.told_s: dict[int, float] = {}
+        self.outbox = Outbox(self._tell, lambda: self.now)
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        self.messages.append([each.task for each in outcomes])
+        self.told_s.update((each.task, self.now) for each in outcomes)
+
+    def run(self, seconds: list[float], *, failing: int = -1) -> Story:
+        """Have a batch of tasks run."""
+        self.outbox.begin()
+        for task, each_s in enumerate(seconds):
+            self.now += each_s
+            self.ended_s.append(self.now)
+            failure = Failure(ErrorClass.CONVERGENCE, "x", "x") if task == failing else None
+            self.outbox.put(Outcome(0, task, 0.0, each_s, failure=failure), len(seconds) - task - 1)
+        return self
+
+
+TIMES = st.lists(st.floats(0.0, 0.3), min_size=1, max_size=60)
+
+
+@given(TIMES)
+def test_everything_is_told_once_in_order_and_nothing_when_the_slot_is_idle(
+    seconds: list[float],
+) -> None:
+    told = [task for message in Story().run(seconds).messages for task in message]
+    assert told == list(range(len(seconds)))
+
+
+@given(TIMES)
+def test_nothing_is_held_back_for_longer_than_a_task_of_the_same_length_takes(
+    seconds: list[float],
+) -> None:
+    """While tasks take about the same time, at most for the time that is said."""
+    even = [seconds[0]] * len(seconds)
+    story = Story().run(even)
+    for task, ended_s in enumerate(story.ended_s):
+        assert story.told_s[task] - ended_s <= slot._HOLD_S + 1e-9
+
+
+@given(TIMES, st.data())
+def test_a_failure_is_told_at_once(seconds: list[float], data: st.DataObject) -> None:
+    failing = data.draw(st.integers(0, len(seconds) - 1))
+    story = Story().run(seconds, failing=failing)
+    assert story.told_s[failing] == story.ended_s[failing]
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.0001, 8), (0.005, 60), (0.06, 400)])
+def test_short_tasks_share_a_message_and_long_ones_do_not_wait(seconds: float, most: int) -> None:
+    story = Story().run([seconds] * 400)
+    assert len(story.messages) <= most
+    if seconds > slot._HOLD_S:
+        assert story.messages == [[task] for task in range(400)]
+
+
+def test_the_agent_hears_in_time_that_little_is_left() -> None:
+    story = Story().run([0.001] * 40)
+    low = next(task for task in range(40) if (39 - task) * 0.001 < slot._LOW_S)
+    assert story.told_s[low] == story.ended_s[low]
+    assert len(story.messages) == 2
+
+
+def test_the_mark_says_what_was_started_and_when() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(16))
+        file.flush()
+        mark = Mark(file.fileno())
+        for _ in range(3):
+            mark.count()
+        first, before_ms = (
+            int.from_bytes(os.pread(file.fileno(), 8, at), "little") for at in (0, 8)
+        )
+    assert first == 3
+    assert 0 < before_ms <= 1000 * sum(os.times()[:4])
+
+
+def test_the_mark_follows_the_processor_time() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(16))
+        file.flush()
+        mark = Mark(file.fileno())
+        mark.count()
+        before_s = sum(os.times()[:4])
+        while sum(os.times()[:4]) < before_s + 0.1:
+            pass
+        mark.count()
+        assert int.from_bytes(os.pread(file.fileno(), 8, 8), "little") >= 1000 * before_s + 90
