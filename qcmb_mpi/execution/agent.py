@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.slotpool import SlotPool
 from qcmb_mpi.execution.slots import Slot, SlotSource
 from qcmb_mpi.execution.solo import Solo
@@ -44,6 +44,7 @@ _PAUSE_S = 2.0
 _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
+_LEAST_S = 0.02  # what is worth a message
 _LOW_S = 0.05
 _HOLD_S = 0.04
 
@@ -84,7 +85,7 @@ class Agent:
         self._solo = Solo(info, self._pool)
         self._n_good = 0
         self._looked_s = clock()
-        self._held: list[Outcome] = []
+        self._held: list[Outcomes] = []
         self._told_by_s = math.inf
 
     def handle(self, message: ToAgent) -> None:
@@ -135,27 +136,24 @@ class Agent:
 
     def _ahead_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy, counting what may have ended but is not told."""
-        if not slot.outstanding:
-            return 0.0
-        return len(slot.outstanding) * self._backlog.mean_s(slot.outstanding[0][0])
+        space = slot.outstanding.next_space
+        return 0.0 if space is None else len(slot.outstanding) * self._backlog.mean_s(space)
 
     def _news(self) -> list[FromAgent]:
         """Return all that is to be told: outcomes after the rest, but before what ends an agent."""
         last = [message for message in self._pool.news if isinstance(message, Lost)]
         news = [message for message in self._pool.news if not isinstance(message, Lost)]
         if self._held:
-            news.append(Done(tuple(self._held)))
+            news.append(Done(Outcomes.joined(self._held)))
         self._pool.news, self._held, self._told_by_s = [], [], math.inf
         return [*news, *last]
 
-    def _keep(self, outcomes: list[Outcome]) -> None:
+    def _keep(self, outcomes: Outcomes) -> None:
         """Have outcomes told, at once if one is not a success of a short task."""
-        hold_s = _HOLD_S
-        for outcome in outcomes:
-            if outcome.failure is not None or not self._backlog.is_short(outcome.space):
-                hold_s = 0.0
-        self._told_by_s = min(self._told_by_s, self._clock() + hold_s)
-        self._held += outcomes
+        is_dull = not outcomes.failures and all(map(self._backlog.is_short, outcomes.spaces))
+        due_s = self._clock() + (_HOLD_S if is_dull else 0.0)
+        self._told_by_s = min(self._told_by_s, due_s)
+        self._held.append(outcomes)
 
     def close(self, *, wait: bool = True) -> None:
         """End the slots, those at work with their programs, and the fork server.
@@ -172,9 +170,8 @@ class Agent:
         self._solo.recall(space)
         self._pool.shut(space)
         for slot in list(self._pool.slots):
-            if any(of == space for of, _ in slot.outstanding):
+            if len(slot.outstanding.recall(space)):
                 # It is at work on what nobody wants any more.
-                slot.outstanding = deque(task for task in slot.outstanding if task[0] != space)
                 slot.process.kill()
                 self._replace(slot, "its task space was shut")
 
@@ -192,14 +189,15 @@ class Agent:
             return False
         if slot.is_suspect(self._n_good):
             return False
-        if not slot.outstanding:
+        space = slot.outstanding.next_space
+        if space is None:
             return True
-        is_short = self._backlog.is_short(slot.outstanding[0][0])
-        return is_short and self._ahead_s(slot) < _AHEAD_S
+        return self._backlog.is_short(space) and self._ahead_s(slot) < _AHEAD_S
 
     def _give(self, slot: Slot) -> None:
         """Give a slot its next batch."""
-        batch = self._backlog.take(len(self._pool.slots))
+        missing_s = max(_LEAST_S, _AHEAD_S - self._ahead_s(slot))
+        batch = self._backlog.batch(len(self._pool.slots), missing_s)
         if batch is not None:
             slot.start(*batch, self._clock())
 
@@ -226,12 +224,10 @@ class Agent:
             else:
                 self._hear_done(slot, rest[0])
 
-    def _hear_done(self, slot: Slot, outcomes: list[Outcome]) -> None:
-        now = self._clock()
-        for outcome in outcomes:
-            self._n_good += outcome.failure is None
-            slot.finish(outcome, now, self._n_good)
-            self._backlog.observe(outcome.space, outcome.seconds)
+    def _hear_done(self, slot: Slot, outcomes: Outcomes) -> None:
+        self._n_good += outcomes.n_good
+        slot.finish(outcomes, self._clock(), self._n_good)
+        self._backlog.learn(outcomes)
         self._pool.heard_done()
         self._keep(outcomes)
 
@@ -246,8 +242,9 @@ class Agent:
         return not slot.has_ended and self._clock() - slot.progressed_s > self._limit_s(slot)
 
     def _limit_s(self, slot: Slot) -> float:
-        if slot.outstanding:
-            return self._pool.spaces[slot.outstanding[0][0]].timeout_s
+        space = slot.outstanding.next_space
+        if space is not None:
+            return self._pool.spaces[space].timeout_s
         return _OPENING_S if slot.n_unanswered else math.inf
 
     def _end_late(self, slot: Slot) -> None:
@@ -328,11 +325,9 @@ class Agent:
             slot=slot.resources.slot,
             n_threads=slot.n_threads,
         )
-        self._keep([outcome])
+        self._keep(Outcomes(others=[outcome]))
 
     def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
-        for space in {space for space, _ in slot.outstanding}:
-            ids = [task for of, task in slot.outstanding if of == space]
-            self._backlog.put_back(space, np.array(ids, dtype=np.int64))
-        slot.outstanding.clear()
+        for space in slot.outstanding.spaces:
+            self._backlog.put_back(space, slot.outstanding.recall(space))
         self._pool.replace(slot, cause, is_its_fault=is_its_fault)

@@ -7,52 +7,39 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
+from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.task_queue import TaskQueue
 from qcmb_mpi.execution.wire import TaskIds
 
 _BATCH_S = 0.02
 _SHORT_S = 0.1
 _NEW_WEIGHT = 0.2
+_OWN_S = 3e-5  # what a slot spends on a task besides computing it
 
 
-class Backlog:
+class Backlog(TaskQueue):
     """A queue of task ids by space, and how long a task takes."""
 
     def __init__(self) -> None:
-        self._segments: deque[tuple[int, TaskIds]] = deque()
+        super().__init__()
         self._mean_s: dict[int, float] = {}
 
-    def __len__(self) -> int:
-        return sum(len(ids) for _, ids in self._segments)
+    def observe(self, space: int, seconds: float, n: int = 1) -> None:
+        """Learn how long a task of `space` takes: so long, as a mean of `n`."""
+        old = self._mean_s.get(space)
+        weight = 1.0 if old is None else 1.0 - (1.0 - _NEW_WEIGHT) ** n
+        self._mean_s[space] = (
+            seconds + _OWN_S if old is None else (old + weight * (seconds + _OWN_S - old))
+        )
 
-    @property
-    def next_space(self) -> int | None:
-        """Whose tasks come next; None if there are none."""
-        return self._segments[0][0] if self._segments else None
-
-    def add(self, space: int, ids: TaskIds) -> None:
-        """Put `ids` at the end."""
-        if len(ids):
-            self._segments.append((space, ids))
-
-    def put_back(self, space: int, ids: TaskIds) -> None:
-        """Put `ids` first."""
-        if len(ids):
-            self._segments.appendleft((space, ids))
-
-    def recall(self, space: int) -> TaskIds:
-        """Take out everything of `space`."""
-        taken = [ids for of, ids in self._segments if of == space]
-        self._segments = deque((of, ids) for of, ids in self._segments if of != space)
-        return np.concatenate(taken) if taken else np.empty(0, dtype=np.int64)
-
-    def observe(self, space: int, seconds: float) -> None:
-        """Learn how long a task of `space` takes."""
-        mean = self._mean_s.get(space)
-        self._mean_s[space] = seconds if mean is None else mean + _NEW_WEIGHT * (seconds - mean)
+    def learn(self, outcomes: Outcomes) -> None:
+        """Learn from attempts that have ended."""
+        for batch in outcomes.batches:
+            self.observe(batch.space, float(batch.rows["seconds"].mean()), len(batch))
+        for each in outcomes.others:
+            self.observe(each.space, each.seconds)
 
     def mean_s(self, space: int) -> float:
         """Return how long a task of `space` takes; infinite as long as that is not known."""
@@ -62,22 +49,19 @@ class Backlog:
         """Whether a task is so short that a slot should have the next ones at hand."""
         return self.mean_s(space) < _SHORT_S
 
-    def take(self, n_sharing: int) -> tuple[int, TaskIds] | None:
-        """Take what one slot should get: one task, or a few milliseconds' worth of short ones.
+    def batch(self, n_sharing: int, seconds: float = _BATCH_S) -> tuple[int, TaskIds] | None:
+        """Take what one slot should get: one task, or as many short ones as fill its time.
 
         Parameters
         ----------
         n_sharing : int
             Slots that share the backlog; none gets more than its part.
+        seconds : float
+            How long the slot should be busy with them.
         """
-        if not self._segments:
+        space = self.next_space
+        if space is None:
             return None
-        space, ids = self._segments[0]
-        mean = self._mean_s.get(space, _BATCH_S)
-        fair = -(-len(ids) // n_sharing)
-        n = max(1, min(int(_BATCH_S / max(mean, 1e-6)), fair))
-        if n >= len(ids):
-            self._segments.popleft()
-        else:
-            self._segments[0] = (space, ids[n:])
-        return space, ids[:n]
+        mean_s = self._mean_s.get(space, seconds)
+        fair = -(-self.n_next // n_sharing)
+        return self.take(max(1, min(int(seconds / mean_s), fair)))

@@ -24,7 +24,8 @@ from qcmb_mpi.execution.crew import Crew
 from qcmb_mpi.execution.engine import EngineRecipe
 from qcmb_mpi.execution.layout import Placement
 from qcmb_mpi.execution.observer import Observer, Sink
-from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcome import Failure
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import (
     AgentInfo,
@@ -320,37 +321,27 @@ class Dispatcher:
                 if error is not None and space != self._opening and agent in self._crew.layouts:
                     self._dismiss(agent, error)
             case Done(outcomes) if self._has_joined(agent):
-                self._take_outcomes(agent, self._believable(agent, outcomes))
+                self._take_outcomes(agent, self._believable(agent, Outcomes.of(outcomes)))
             case Returned(space, ids) if self._crew.knows(space) and self._has_joined(agent):
                 self._step(m.TasksReturned(agent, space, ids))
 
-    def _believable(self, agent: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    def _believable(self, agent: int, outcomes: Outcomes) -> Outcomes:
         """Return what is ours; after SIGTERM, tasks that failed are as if they had not begun."""
-        ours = [each for each in outcomes if self._crew.knows(each.space)]
-        failed = [each for each in ours if each.failure is not None]
-        if not (failed and self._stop.is_cutting_off):
+        ours = outcomes.where(self._crew.knows)
+        if not (ours.failures and self._stop.is_cutting_off):
             return ours
         self._heed_stop()  # so that nothing is given out again
-        for each in failed:
+        for each in ours.failures:
             self._step(m.TasksReturned(agent, each.space, np.array([each.task], dtype=np.int64)))
-        return [each for each in ours if each.failure is None]
+        return ours.successes()
 
-    def _take_outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
+    def _take_outcomes(self, agent: int, outcomes: Outcomes) -> None:
         self._sink.append(outcomes)
         self._observer.outcomes(agent, outcomes)
-        for space in {outcome.space for outcome in outcomes}:
-            good = [o for o in outcomes if o.space == space and o.failure is None]
-            if good:
-                self._step(
-                    m.TasksDone(
-                        agent,
-                        space,
-                        np.array([o.task for o in good], dtype=np.int64),
-                        np.array([o.seconds for o in good]),
-                        np.array([o.peak_bytes for o in good], dtype=np.int64),
-                    )
-                )
-        for outcome in outcomes:
+        for batch in outcomes.times():
+            columns = (batch.column(name) for name in ("task", "seconds", "peak_bytes"))
+            self._step(m.TasksDone(agent, batch.space, *columns))
+        for outcome in outcomes.failures:
             if outcome.failure is not None:
                 self._last_failure[outcome.space, outcome.task] = outcome.failure
                 error = outcome.failure.error_class

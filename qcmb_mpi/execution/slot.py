@@ -6,7 +6,7 @@ Messages to a slot are tuples ``(kind, ...)``:
     Build the engine of a task space; answered by ``("ready", space, error)``, error None or
     the exception that says why it cannot work here.
 ``("work", space, ids)``
-    Run these tasks; answered by one or more ``("done", [Outcome, ...])``.
+    Run these tasks; answered by one or more ``("done", Outcomes)``.
 ``("forget", space)``
     Drop an engine.
 
@@ -29,20 +29,20 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.contained import Contained, Refusal
 from qcmb_mpi.execution.engine import EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
 
 _HOLD_S = 0.05
-# When so little work is left, what has ended is told early: the agent may have more.
+# When so little work is left, it is told when half of it is done: the agent may have more.
 _LOW_S = 0.03
 _COUNTS = struct.Struct("<qq")
 _CPU_INTERVAL_S = 0.01
@@ -99,11 +99,11 @@ class _Desk:
 
     def _work(self, engine: Contained | Refusal, space: int, ids: list[int]) -> None:
         os.ftruncate(1, 0)
-        self._outbox.begin()
+        self._outbox.begin(space)
         n_left = len(ids) + self._n_waiting()
         for task in ids:
             self._mark.count()
-            outcome = replace(engine.compute(task), space=space)
+            outcome = engine.compute(task)
             n_left = n_left - 1 or self._n_waiting()
             self._outbox.put(outcome, n_left)
 
@@ -184,19 +184,21 @@ class Outbox:
 
     def __init__(
         self,
-        tell: Callable[[list[Outcome]], None],
+        tell: Callable[[Outcomes], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell = tell
         self._clock = clock
         self._held: list[Outcome] = []
+        self._space = 0
         self._held_s = self._ended_s = 0.0
-        self._is_low = False
 
-    def begin(self) -> None:
-        """Note that work begins of which nothing was known before."""
+    def begin(self, space: int) -> None:
+        """Note that work on a space begins of which nothing was known before."""
+        if space != self._space:
+            self.tell()
+        self._space = space
         self._ended_s = self._clock()
-        self._is_low = False
 
     def put(self, outcome: Outcome, n_left: int) -> None:
         """Take an outcome; tell it, and all before it, if it is time to.
@@ -213,14 +215,13 @@ class Outbox:
         if not self._held:
             self._held_s = now
         self._held.append(outcome)
-        is_low = n_left * seconds < _LOW_S
+        is_low = n_left * seconds < _LOW_S and n_left <= len(self._held)
         is_late = now + seconds - self._held_s > _HOLD_S  # when the next one ends
-        if outcome.failure is not None or not n_left or is_late or (is_low and not self._is_low):
+        if outcome.failure is not None or is_low or is_late:
             self.tell()
-        self._is_low = is_low
 
     def tell(self) -> None:
         """Tell all there is."""
         if self._held:
             held, self._held = self._held, []
-            self._tell(held)
+            self._tell(Outcomes.of(held, space=self._space))

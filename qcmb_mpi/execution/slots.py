@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess
-from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.task_queue import TaskQueue
 from qcmb_mpi.execution.wire import Open, TaskIds
 from qcmb_mpi.scheduling.policy import ErrorClass
 
@@ -47,7 +47,7 @@ class Slot:
         self.resources = resources
         self.spaces: dict[int, SlotResources] = {}
         self.n_threads = resources.n_threads
-        self.outstanding: deque[tuple[int, int]] = deque()
+        self.outstanding = TaskQueue()
         self.progressed_s = 0.0
         self.ended_s = math.inf
         self.has_answered = False
@@ -89,20 +89,21 @@ class Slot:
         """Give it tasks."""
         if not self.outstanding:
             self.progressed_s = now
-        self.outstanding.extend((space, task) for task in ids.tolist())
+        self.outstanding.add(space, ids)
         self._send("work", space, ids)
 
-    def finish(self, outcome: Outcome, now: float, n_good: int) -> None:
-        """Note that its first task has ended; `n_good` have succeeded in all slots so far."""
+    def finish(self, outcomes: Outcomes, now: float, n_good: int) -> None:
+        """Note that its first tasks have ended; `n_good` have succeeded in all slots so far."""
         self.progressed_s = now
-        self._n_finished += 1
-        self.outstanding.popleft()
-        if outcome.failure is None:
+        self._n_finished += len(outcomes)
+        self.outstanding.drop(len(outcomes))
+        if outcomes.n_good:
             self._n_failed = 0
-        elif outcome.failure.error_class not in _BLAMELESS:
-            if not self._n_failed:
-                self._good_elsewhere = n_good
-            self._n_failed += 1
+        for outcome in outcomes.failures:  # the last of a message, if any
+            if outcome.failure is not None and outcome.failure.error_class not in _BLAMELESS:
+                if not self._n_failed:
+                    self._good_elsewhere = n_good
+                self._n_failed += 1
 
     def is_suspect(self, n_good: int) -> bool:
         """Whether it only fails while others succeed; `n_good` have succeeded in all so far."""
@@ -110,11 +111,8 @@ class Slot:
 
     def take_current(self) -> tuple[int, int]:
         """Take out the task it was at; those before it ended, but untold."""
-        index = self.process.n_started - self._n_finished - 1
-        index = min(max(index, 0), len(self.outstanding) - 1)
-        current = self.outstanding[index]
-        del self.outstanding[index]
-        return current
+        place = self.process.n_started - self._n_finished - 1
+        return self.outstanding.pop(min(max(place, 0), len(self.outstanding) - 1))
 
     def _send(self, *message: object) -> None:
         # A slot that has just died is noticed by the end of file on its pipe.

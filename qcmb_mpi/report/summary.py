@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.report.snapshot import LevelCount, Snapshot
 from qcmb_mpi.report.tallies import (
     AgentInfo,
@@ -39,6 +40,7 @@ from qcmb_mpi.report.tallies import (
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.outcome import Outcome
+    from qcmb_mpi.execution.outcomes import Batch
     from qcmb_mpi.expansion.plan import TaskSpace
 
 __all__ = [
@@ -199,36 +201,33 @@ class RunSummary:
         """
         if not outcomes:
             return
-        self.first_start(max(now - max(o.seconds for o in outcomes), self._start_s))
-        by_space: defaultdict[int, list[Outcome]] = defaultdict(list)
-        for outcome in outcomes:
-            if outcome.failure is None:
-                by_space[outcome.space].append(outcome)
-            else:
-                self._wasted_s += outcome.seconds
-                self._n_retries += 1
-        known = self._agents.setdefault(
-            agent, AgentTally(AgentInfo(agent, outcomes[0].host, 0, 0, 0))
-        )
-        for space, done in by_space.items():
-            self._observe_done(space, done, known, now)
+        gathered = Outcomes.of(outcomes)
+        failures, batches = gathered.failures, gathered.times()
+        longest_s = [o.seconds for o in failures] + [b.rows["seconds"].max() for b in batches]
+        self.first_start(max(now - float(max(longest_s)), self._start_s))
+        self._wasted_s += sum(o.seconds for o in failures)
+        self._n_retries += len(failures)
+        self._remedies.update(o.remedy for o in gathered.successes().others if o.remedy)
+        if agent not in self._agents:
+            self._agents[agent] = AgentTally(AgentInfo(agent, outcomes[0].host, 0, 0, 0))
+        for batch in batches:
+            self._observe_done(batch, self._agents[agent], now)
 
-    def _observe_done(self, space: int, done: list[Outcome], agent: AgentTally, now: float) -> None:
-        ids = np.fromiter((o.task for o in done), np.int64, len(done))
-        seconds = np.fromiter((o.seconds for o in done), np.float64, len(done))
+    def _observe_done(self, batch: Batch, agent: AgentTally, now: float) -> None:
+        ids, seconds = batch.column("task"), batch.column("seconds")
         busy_s = float(seconds.sum())
-        self._n_computed += len(done)
+        self._n_computed += len(batch)
         self._busy_s += busy_s
-        self._slot_s += sum(o.seconds * agent.slots_of(o.n_threads) for o in done)
+        self._slot_s += busy_s * agent.slots_of(batch.origin.n_threads)
         self._longest_s = max(self._longest_s, float(seconds.max()))
-        agent.n_tasks += len(done)
+        agent.n_tasks += len(batch)
         agent.busy_s += busy_s
-        agent.peak_bytes = max(agent.peak_bytes, max(o.peak_bytes for o in done))
-        self._programs.update({(o.program, o.version) for o in done if o.program})
-        self._remedies.update(o.remedy for o in done if o.remedy)
-        self._note_slowest(space, done)
-        self._note_prediction(space, ids, seconds)
-        self._count_done(space, ids, seconds, now)
+        agent.peak_bytes = max(agent.peak_bytes, int(batch.rows["peak_bytes"].max()))
+        if batch.origin.program:
+            self._programs.add((batch.origin.program, batch.origin.version))
+        self._note_slowest(batch, seconds)
+        self._note_prediction(batch.space, ids, seconds)
+        self._count_done(batch.space, ids, seconds, now)
 
     def _count_done(
         self, space: int, ids: NDArray[np.int64], seconds: NDArray[np.float64], now: float
@@ -242,11 +241,14 @@ class RunSummary:
             if level.n_done == level.n_tasks:
                 level.finished_at = now
 
-    def _note_slowest(self, space: int, done: list[Outcome]) -> None:
+    def _note_slowest(self, batch: Batch, seconds: NDArray[np.float64]) -> None:
         floor = self._slowest[0][0] if len(self._slowest) == N_SLOWEST else -1.0
-        for o in done:
-            if o.seconds > floor:
-                heapq.heappush(self._slowest, (o.seconds, space, o.task, o.rank, o.slot, o.host))
+        if seconds.max() <= floor:
+            return
+        host, rank = batch.origin.host, batch.origin.rank
+        for row in batch.rows[np.argsort(-seconds, kind="stable")[:N_SLOWEST]]:
+            place = (batch.space, int(row["task"]), rank, int(row["slot"]), host)
+            heapq.heappush(self._slowest, (float(row["seconds"]), *place))
         while len(self._slowest) > N_SLOWEST:
             heapq.heappop(self._slowest)
 

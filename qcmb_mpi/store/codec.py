@@ -10,10 +10,11 @@ Rules of this file
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcomes import Batch
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.store.tables import DONE, FAILED, GRADIENT, HESSIAN, RECORD
 
@@ -33,6 +35,7 @@ _ZLIB_LEVEL = 1  # the master compresses; more would cost it more than the disk 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Origin = tuple[str, int, int, int, str, str]
+Payload = tuple[int, int, bytes]
 
 KINDS = {"gradient": GRADIENT, "hessian": HESSIAN, "record": RECORD}
 _NEEDED = {"energy": 0, "gradient": GRADIENT, "hessian": HESSIAN}
@@ -63,25 +66,25 @@ class BlockKey:
 
 
 class Encoded(NamedTuple):
-    """An outcome ready to be written.
+    """Outcomes of one block and one slot, ready to be written.
 
     Parameters
     ----------
     key : BlockKey
-        Its block.
+        Their block.
     origin : tuple
         host, MPI rank, slot, threads, program, version.
-    fields : tuple
+    rows : list of tuple
         rank, status, kinds, energy, checksum, start_s, seconds, cpu_s, peak_bytes, error class,
         error type, message, output tail, remedy.
-    payloads : tuple of (kind, checksum, data)
-        Arrays and record.
+    payloads : list of tuple of (kind, checksum, data)
+        Arrays and record of each; empty if none has any.
     """
 
     key: BlockKey
     origin: Origin
-    fields: tuple[Any, ...]
-    payloads: tuple[tuple[int, int, bytes], ...]
+    rows: list[tuple[Any, ...]]
+    payloads: list[tuple[Payload, ...]]
 
 
 def encode(outcome: Outcome, key: BlockKey, rank: int, driver: str) -> Encoded:
@@ -121,16 +124,71 @@ def encode(outcome: Outcome, key: BlockKey, rank: int, driver: str) -> Encoded:
     if failure is not None:
         said = (failure.error_type, failure.message, failure.output_tail)
         texts = (failure.error_class.name, *map(storable_text, said))
-        return Encoded(key, origin, (rank, FAILED, 0, None, None, *times, *texts, None), ())
+        return Encoded(key, origin, [(rank, FAILED, 0, None, None, *times, *texts, None)], [])
     energy = _energy(outcome)
     kinds = _kinds(outcome)
     if (energy is None and driver == "energy") or kinds & _NEEDED[driver] != _NEEDED[driver]:
         raise _unfit(outcome, f"has no {driver}")
     checksum = row_checksum(key, rank, energy, kinds)
-    payloads = _payloads(outcome, checksum) if kinds else ()
+    payloads = [_payloads(outcome, checksum)] if kinds else []
     remedy = storable_text(outcome.remedy) or None
     fields = (rank, DONE, kinds, energy, checksum, *times, None, None, None, None, remedy)
-    return Encoded(key, origin, fields, payloads)
+    return Encoded(key, origin, [fields], payloads)
+
+
+def encode_batch(batch: Batch, key: BlockKey, ranks: Ints, driver: str) -> list[Encoded]:
+    """Make the same rows of many plain successes at once.
+
+    Parameters
+    ----------
+    batch : Batch
+        Tasks of one block.
+    key : BlockKey
+        The block.
+    ranks : int64[m]
+        Their places in it.
+    driver : str
+        See :func:`encode`.
+
+    Returns
+    -------
+    list of Encoded
+        By slot.
+
+    Raises
+    ------
+    StoreError
+        If they lack what they must have.
+    """
+    kinds = batch.has_gradient * GRADIENT + batch.has_hessian * HESSIAN
+    if kinds & _NEEDED[driver] != _NEEDED[driver]:
+        raise StoreError(f"{len(batch)} outcomes of space {batch.space} have no {driver}")
+    energies = batch.column("energy") + 0.0
+    sums = row_checksums(key, ranks, energies, np.full(len(ranks), kinds)).tolist()
+    times = (batch.rows[n].tolist() for n in ("start_s", "seconds", "cpu_s", "peak_bytes"))
+    done, kind, none = (itertools.repeat(each) for each in (DONE, kinds, None))
+    columns = (ranks.tolist(), done, kind, energies.tolist(), sums, *times, *([none] * 5))
+    payloads = _batch_payloads(batch, sums) if kinds else itertools.repeat(None)
+    host, rank, n_threads, program, version = batch.origin
+    found: dict[int, Encoded] = {}
+    slots = batch.rows["slot"].tolist()
+    for slot in dict.fromkeys(slots):
+        found[slot] = Encoded(key, (host, rank, slot, n_threads, program, version), [], [])
+    for slot, row, payload in zip(slots, zip(*columns, strict=False), payloads, strict=False):
+        found[slot].rows.append(row)
+        if payload is not None:
+            found[slot].payloads.append(payload)
+    return list(found.values())
+
+
+def _batch_payloads(batch: Batch, sums: Sequence[int]) -> Iterator[tuple[Payload, ...]]:
+    """Yield the arrays of one task after the other, under the checksums of their rows."""
+    for (gradient, hessian), checksum in zip(batch.arrays(), sums, strict=True):
+        pairs = ((GRADIENT, gradient), (HESSIAN, hessian))
+        parts = [
+            (kind, array.astype("<f8").tobytes()) for kind, array in pairs if array is not None
+        ]
+        yield tuple((kind, payload_checksum(checksum, kind, data), data) for kind, data in parts)
 
 
 def storable_text(text: str) -> str:

@@ -33,7 +33,7 @@ from qcmb_mpi.store.codec import Encoded, Ints
 from qcmb_mpi.store.connection import Connection, open_reader, open_temporary, open_writer
 from qcmb_mpi.store.lock import LEASE_S
 from qcmb_mpi.store.overview import BlockCount, Timeline, count_blocks
-from qcmb_mpi.store.spaces import AttachedSpace
+from qcmb_mpi.store.spaces import AttachedSpace, attached_space, encode_all
 from qcmb_mpi.store.values import SpaceView
 from qcmb_mpi.store.write import Chemistries, Transaction
 
@@ -42,6 +42,7 @@ __all__ = ["BlockCount", "Store", "Timeline"]
 _LOG = logging.getLogger(__name__)
 _FLUSH_PATIENCE_S = 20.0  # less than what makes other ranks take the master for dead
 _NOTE_S = 10.0
+_MANY = 4096  # rows, a few tens of milliseconds: the master is to be back soon
 _WAITING_SHARE = 0.8  # of the commit interval; the rest is for the caller's loop and the disk
 
 
@@ -68,10 +69,11 @@ class Store:
         self._connection = connection
         self._commit_interval_s = commit_interval_s
         self._clock = clock
-        self._next_commit_s = clock()
+        self._next_commit_s = self._rested_s = clock()
         self._spaces: dict[int, AttachedSpace] = {}
         self._chemistries: Chemistries = {}
         self._outcomes: list[Encoded] = []
+        self._n_waiting = 0
         self._meta: dict[str, str] = {}
         self._has_failed = False
         self._next_note_s = -math.inf
@@ -156,19 +158,16 @@ class Store:
         StoreError
             If one is unfit to be stored (the others are taken), or the file cannot be written.
         """
-        unfit: StoreError | None = None
-        for outcome in outcomes:
-            try:
-                self._outcomes.append(self._attached(outcome.space).encode(outcome))
-            except StoreError as error:
-                unfit = unfit or error
+        encoded, unfit = encode_all(self._spaces, outcomes)
+        self._outcomes += encoded
+        self._n_waiting += sum(len(each.rows) for each in encoded)
         self.commit_if_due()
         if unfit is not None:
             raise unfit
 
     def commit_if_due(self) -> None:
-        """Commit what has waited for the commit interval; call it now and then from any loop."""
-        if self._clock() >= self._next_commit_s:
+        """Commit what has waited for the commit interval, or is much; call it from any loop."""
+        if self._clock() >= (self._rested_s if self._n_waiting >= _MANY else self._next_commit_s):
             self._commit(patience_s=0.0)
 
     def flush(self) -> None:
@@ -369,26 +368,22 @@ class Store:
             is_written = self._connection.write(write, patience_s=patience_s)
         except StoreError as error:
             self._has_failed = True
-            raise StoreError(f"{error} ({len(outcomes)} results are not in it)") from error
+            raise StoreError(f"{error} ({self._n_waiting} results are not in it)") from error
         ended_s, interval_s = self._clock(), self._commit_interval_s
         # A disk that is slower than the interval must not keep the master from the run.
-        pause_s = min(ended_s - began_s, interval_s)
-        self._next_commit_s = max(began_s + _WAITING_SHARE * interval_s, ended_s + pause_s)
+        self._rested_s = ended_s + min(ended_s - began_s, interval_s)
+        self._next_commit_s = max(began_s + _WAITING_SHARE * interval_s, self._rested_s)
         if is_written:
             self._outcomes.clear()
+            self._n_waiting = 0
             self._meta.clear()
         elif ended_s >= self._next_note_s:
             self._next_note_s = ended_s + _NOTE_S
-            _LOG.warning("%s: a reader is in the way; %d results wait", self.path, len(outcomes))
-
-    def _attached(self, space_id: int) -> AttachedSpace:
-        if space_id not in self._spaces:
-            raise StoreError(f"task space {space_id} is not attached to the store")
-        return self._spaces[space_id]
+            _LOG.warning("%s: a reader is in the way; %d results wait", self.path, self._n_waiting)
 
     def _view(self, space_id: int) -> SpaceView:
         self.flush()
-        attached = self._attached(space_id)
+        attached = attached_space(self._spaces, space_id)
         file = self._connection
         return SpaceView(
             file.query, file.name, attached.space, attached.keys, has_tally=file.has_tally

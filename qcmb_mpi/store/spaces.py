@@ -8,12 +8,16 @@ Rules of this file
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import Batch, Outcomes
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.store.codec import BlockKey, Encoded, encode
+from qcmb_mpi.store.codec import BlockKey, Encoded, encode, encode_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +51,45 @@ class AttachedSpace:
         index = bisect_right(self.starts, outcome.task) - 1
         rank = int(outcome.task) - self.starts[index]
         return encode(outcome, self.keys[index], rank, self.drivers[index])
+
+    def encode_batch(self, batch: Batch) -> list[Encoded]:
+        """Make the rows of many; see :func:`~qcmb_mpi.store.codec.encode_batch`."""
+        ids = batch.column("task")
+        if ids.min() < 0 or ids.max() >= self.space.n_tasks:
+            raise StoreError(f"space {batch.space} has no task {ids.min()} or {ids.max()}")
+        blocks = np.searchsorted(self.starts, ids, side="right") - 1
+        found = []
+        for index in np.flatnonzero(np.bincount(blocks)).tolist():
+            is_there = blocks == index
+            part = batch if is_there.all() else batch.chosen(is_there)
+            ranks = part.column("task") - self.starts[index]
+            found += encode_batch(part, self.keys[index], ranks, self.drivers[index])
+        return found
+
+
+def attached_space(spaces: Mapping[int, AttachedSpace], number: int) -> AttachedSpace:
+    """Return the space of a number."""
+    if number not in spaces:
+        raise StoreError(f"task space {number} is not attached to the store")
+    return spaces[number]
+
+
+def encode_all(
+    spaces: Mapping[int, AttachedSpace], outcomes: Sequence[Outcome]
+) -> tuple[list[Encoded], StoreError | None]:
+    """Make the rows of all that can be stored, and say what is wrong with the first that cannot."""
+    gathered = Outcomes.of(outcomes)
+    found: list[Encoded] = []
+    unfit: StoreError | None = None
+    others = list(gathered.others)
+    for batch in gathered.batches:
+        try:
+            found += attached_space(spaces, batch.space).encode_batch(batch)
+        except StoreError:
+            others += batch  # one by one, to take what can be taken
+    for outcome in others:
+        try:
+            found.append(attached_space(spaces, outcome.space).encode(outcome))
+        except StoreError as error:
+            unfit = unfit or error
+    return found, unfit

@@ -19,7 +19,7 @@ import numpy as np
 
 from qcmb_mpi.expansion.system import ModelChemistry, System
 from qcmb_mpi.store import tally
-from qcmb_mpi.store.codec import BlockKey, Encoded, Origin, storable_text
+from qcmb_mpi.store.codec import BlockKey, Encoded, Origin, Payload, storable_text
 from qcmb_mpi.store.tables import DONE
 
 Chemistries = dict[str, tuple[ModelChemistry, System]]
@@ -88,23 +88,25 @@ class Transaction:
         """
         blocks: dict[BlockKey, int] = {}
         origins: dict[Origin, int] = {}
-        plain, heavy = [], []
-        for key, origin, fields, payloads in outcomes:
+        plain: list[tuple[Any, ...]] = []
+        heavy: list[tuple[tuple[Any, ...], tuple[Payload, ...]]] = []
+        for key, origin, rows, payloads in outcomes:
             if key not in blocks:
                 blocks[key] = self._block(key, chemistries)
             if origin not in origins:
                 origins[origin] = self._intern("origin", _ORIGIN, origin)
-            row = (blocks[key], origins[origin], *fields)
+            where = blocks[key], origins[origin]
+            found = [(*where, *fields) for fields in rows]
             if payloads:
-                heavy.append((row, payloads))
+                heavy += zip(found, payloads, strict=True)
             else:
-                plain.append(row)
-        plain.sort(key=_KEY)  # stable: attempts at one task stay in order
+                plain += found
+        plain.sort(key=_KEY)
         self._db.executemany(_INSERT, plain)
-        for row, payloads in sorted(heavy, key=lambda pair: _KEY(pair[0])):
+        for row, parts in sorted(heavy, key=lambda pair: _KEY(pair[0])):
             # Payloads belong to the attempt that won the row.
             if self._db.execute(_INSERT, row).rowcount == 1:
-                self._db.executemany(_INSERT_PAYLOAD, [(row[0], row[2], *p) for p in payloads])
+                self._db.executemany(_INSERT_PAYLOAD, [(row[0], row[2], *p) for p in parts])
 
     def write_meta(self, values: Mapping[str, str]) -> None:
         """Write entries of the meta table, JSON each."""

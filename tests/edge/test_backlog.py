@@ -15,7 +15,7 @@ def ids(*numbers: int) -> np.ndarray:
 def taken(backlog: Backlog, n_sharing: int = 1) -> list[tuple[int, list[int]]]:
     """Take everything, batch by batch."""
     batches = []
-    while (batch := backlog.take(n_sharing)) is not None:
+    while (batch := backlog.batch(n_sharing)) is not None:
         batches.append((batch[0], batch[1].tolist()))
     return batches
 
@@ -24,7 +24,7 @@ def test_an_empty_backlog_gives_nothing() -> None:
     backlog = Backlog()
     backlog.add(0, ids())
     backlog.put_back(0, ids())
-    assert (len(backlog), backlog.next_space, backlog.take(1)) == (0, None, None)
+    assert (len(backlog), backlog.next_space, backlog.batch(1)) == (0, None, None)
     assert backlog.recall(0).tolist() == []
 
 

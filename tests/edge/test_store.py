@@ -6,15 +6,17 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.policy import ErrorClass
-from qcmb_mpi.store import Store, salvage
+from qcmb_mpi.store import Store, core, salvage
 from qcmb_mpi.store.write import Transaction
 from tests.edge.store_cases import (
     ManualClock,
@@ -24,6 +26,19 @@ from tests.edge.store_cases import (
     make_failure,
     make_outcome,
     make_space,
+)
+
+# Whatever the order in which blocks and origins were numbered.
+EVERYTHING = (
+    "SELECT fingerprint, n_real, n_basis, c.rank, status, kinds, energy, c.checksum, start_s, "
+    "seconds, cpu_s, peak_bytes, error_class, message, remedy, attempts, host, mpi_rank, slot, "
+    "n_threads, o.program, version FROM component c JOIN block b ON b.id = block "
+    "JOIN specification s ON s.id = specification JOIN origin o ON o.id = origin "
+    "ORDER BY 1, 2, 3, 4",
+    "SELECT fingerprint, n_real, n_basis, p.rank, kind, p.checksum, data FROM payload p "
+    "JOIN block b ON b.id = block JOIN specification s ON s.id = specification "
+    "ORDER BY 1, 2, 3, 4, 5",
+    "SELECT n_real, n_basis, n_done, checksums FROM block ORDER BY 1, 2",
 )
 
 
@@ -63,6 +78,42 @@ def test_the_temporary_store_is_the_same_code_without_a_file(tmp_path: Path) -> 
         assert store.done(0).tolist() == list(range(space.n_tasks))
         assert store.values(0).properties == {"energy"}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("driver", ["energy", "gradient", "hessian"])
+@pytest.mark.parametrize("bsse", ["nocp", "vmfc"])
+def test_batches_are_stored_as_their_tasks_would_be_one_by_one(
+    tmp_path: Path, driver: str, bsse: str
+) -> None:
+    space = make_space(3, (bsse,), driver=driver, sizes=(1, 2, 1, 3))
+    many = [make_outcome(space, task) for task in range(space.n_tasks)]
+    many += [make_outcome(space, 1, record=b"{}"), make_failure(space, 2), make_outcome(space, 3)]
+    found = []
+    for name, outcomes in (("one", Outcomes(others=many)), ("many", Outcomes.of(many))):
+        with Store.open(tmp_path / name) as store:
+            store.attach(0, space)
+            store.append(outcomes)
+        with sqlite3.connect(tmp_path / name) as db:
+            found.append([db.execute(sql).fetchall() for sql in EVERYTHING])
+    assert len(found[0][0]) == space.n_tasks
+    assert (
+        len(found[0][1])
+        == {"energy": 1, "gradient": 1, "hessian": 2}[driver]
+        * (0 if driver == "energy" else space.n_tasks)
+        + 1
+    )
+    assert found[0] == found[1]
+
+
+def test_of_a_batch_with_a_wrong_task_the_others_are_stored(store: Store) -> None:
+    space = make_space()
+    store.attach(0, space)
+    wrong = dataclasses.replace(make_outcome(space, 0), task=space.n_tasks)
+    strange = dataclasses.replace(make_outcome(space, 0), space=5)
+    for unfit, words in ((wrong, "has no task"), (strange, "not attached")):
+        with pytest.raises(StoreError, match=words):
+            store.append([make_outcome(space, 1), unfit, make_outcome(space, 2)])
+    assert store.done(0).tolist() == [1, 2]
 
 
 def test_a_failure_never_replaces_a_result_and_a_result_replaces_a_failure(store: Store) -> None:
@@ -265,6 +316,33 @@ def test_the_first_outcome_after_a_pause_is_committed_at_once_and_the_rest_wait(
         assert committed(path, space) == [0, 1, 2, 3]
         store.append([make_outcome(space, 4)])
     assert committed(path, space) == [0, 1, 2, 3, 4]
+
+
+def test_many_outcomes_do_not_wait_to_become_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long transaction would keep the master from its slots; the disk gets its rest as well."""
+    monkeypatch.setattr(core, "_MANY", 3)
+    space, clock = make_space(), ManualClock()
+    with Store.open(path, commit_interval_s=1.0, clock=clock) as store:
+        store.attach(0, space)
+        write = store._connection.write
+
+        def write_slowly(*args: Any, **options: Any) -> bool:
+            clock.now_s += 0.05
+            return write(*args, **options)
+
+        monkeypatch.setattr(store._connection, "write", write_slowly)
+        store.append([make_outcome(space, 0)])
+        clock.now_s += 0.04
+        store.append([make_outcome(space, task) for task in (1, 2, 3)])
+        assert committed(path, space) == [0]
+        clock.now_s += 0.02
+        store.commit_if_due()
+        assert committed(path, space) == [0, 1, 2, 3]
+        clock.now_s += 0.2
+        store.append([make_outcome(space, task) for task in (4, 5)])
+        assert committed(path, space) == [0, 1, 2, 3]
 
 
 def test_what_waits_is_on_the_disk_within_the_interval_given_polls_and_a_slow_disk(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.tasks import TaskResult, TaskStatus
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import summary as summaries
@@ -32,6 +33,28 @@ def make_summary(**options: Any) -> RunSummary:
     run = RunSummary(space, "serial", start_s=100.0, **options)
     run.agent_joined(AgentInfo(0, "node1", 4, 2, 2, 2**30))
     return run
+
+
+def test_a_batch_adds_up_as_its_tasks_do() -> None:
+    found = []
+    many = [
+        done(
+            task, 0.5 + (task % 5), slot=task % 2, rank=task % 3, n_threads=1 + task % 2,
+            peak_bytes=task, remedy="damped" if task == 5 else "", version=str(task % 2),
+        )
+        for task in range(14)
+    ]  # fmt: skip
+    for outcomes in (Outcomes(others=[*many, lost(3)]), Outcomes.of([*many, lost(3)])):
+        run = make_summary(started_at_s=0.0)
+        run.predicted([TaskClass(stage=0, ids=range(14), cost_s=1.0)])
+        run.observe(outcomes, 0, now=150.0)
+        found.append(run.finish("complete", 160.0))
+    assert found[0] == found[1]
+    assert found[0]["n_computed"] == 14
+    assert found[0]["n_remedied"] == 1
+    assert [row["seconds"] for row in found[0]["slowest"]] == [4.5] * 2 + [3.5] * 3 + [2.5] * 3 + [
+        1.5
+    ] * 2
 
 
 def test_a_whole_run_adds_up() -> None:

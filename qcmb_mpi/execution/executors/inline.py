@@ -23,6 +23,7 @@ from qcmb_mpi.errors import QcmbError, TransportError
 from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.wire import (
     AgentInfo,
     Done,
@@ -75,11 +76,14 @@ class InlineAgent:
     def poll(self, timeout_s: float) -> list[FromAgent]:
         """Tell the news, or run a few tasks and tell their outcomes."""
         if not self._news:
-            batch = self._backlog.take(1)
+            batch = self._backlog.batch(1)
             if batch is None:
                 time.sleep(min(timeout_s, 0.01))
             else:
-                self._news.append(Done(self._run(*batch)))
+                space, ids = batch
+                outcomes = Outcomes.of(_compute(self._engines[space], space, ids))
+                self._backlog.learn(outcomes)
+                self._news.append(Done(outcomes))
         news, self._news = self._news, []
         return news
 
@@ -95,12 +99,6 @@ class InlineAgent:
             self._news.append(Ready(message.space, error))
         else:
             self._news.append(Ready(message.space))
-
-    def _run(self, space: int, ids: TaskIds) -> tuple[Outcome, ...]:
-        outcomes = _compute(self._engines[space], space, ids)
-        for outcome in outcomes:
-            self._backlog.observe(space, outcome.seconds)
-        return outcomes
 
 
 class FuturesAgent:
@@ -179,7 +177,7 @@ class FuturesAgent:
 
     def _feed(self) -> None:
         while len(self._running) < self._n_slots:
-            batch = self._backlog.take(self._n_slots)
+            batch = self._backlog.batch(self._n_slots)
             if batch is None:
                 return
             space, ids = batch
@@ -199,9 +197,10 @@ class FuturesAgent:
             self._backlog.put_back(space, ids)
             return
         error = future.exception()
-        outcomes = future.result() if error is None else self._broken(space, ids, error)
-        for outcome in outcomes:
-            self._backlog.observe(space, outcome.seconds)
+        outcomes = Outcomes.of(
+            future.result() if error is None else self._broken(space, ids, error)
+        )
+        self._backlog.learn(outcomes)
         self._news.append(Done(outcomes))
 
     def _broken(self, space: int, ids: TaskIds, error: BaseException) -> tuple[Outcome, ...]:
