@@ -26,7 +26,8 @@ AT_HOME = {
     "qcengine": ("programs", "execution.engine", "execution.preload"),
     "qcelemental": (
         *("schema", "programs", "execution.engine", "execution.acceptance", "execution.slicer"),
-        *("execution.preload", "execution.tasks", "execution.task_runs"),
+        *("execution.preload", "execution.tasks", "execution.task_runs", "execution.attempts"),
+        "execution.native",
     ),
     "psutil": ("machine", "report.status"),
     "pyscf": ("programs",),

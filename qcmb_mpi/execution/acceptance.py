@@ -21,6 +21,8 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput
 
+    from qcmb_mpi.programs.native import Numbers
+
 _TAIL_CHARACTERS = 2000
 # Programs print coordinates with 5 decimals and more; other geometries differ by far more.
 _ROUNDING_BOHR = 1e-4
@@ -51,11 +53,11 @@ def judge(program: str, result: Any, inp: AtomicInput, *, wants_record: bool) ->
         output = (error.extras or {}).get("stdout") or ""
         return {"failure": failure(program, error.error_type, error.error_message, output)}
     driver, n_atoms = inp.specification.driver.value, len(inp.molecule.symbols)
-    values = _values(result, n_atoms)
+    found = result.properties
+    values = _values(found.return_energy, found.return_gradient, found.return_hessian, n_atoms)
     fault = _stranger(result, inp, driver) or _fault(values, driver, n_atoms)
     if fault:
-        tail = (result.stdout or "")[-_TAIL_CHARACTERS:]
-        return {"failure": Failure(ErrorClass.GARBAGE, "garbage_result", fault, tail)}
+        return _garbage(fault, result.stdout or "")
     provenance = result.provenance
     return {
         **values,
@@ -63,6 +65,37 @@ def judge(program: str, result: Any, inp: AtomicInput, *, wants_record: bool) ->
         "version": provenance.version or "",
         "record": result.model_dump_json().encode() if wants_record else None,
     }
+
+
+def judge_numbers(
+    numbers: Numbers, n_atoms: int, driver: str, program: str, version: str
+) -> dict[str, Any]:
+    """Turn what a program gave without QCSchema into fields of an outcome.
+
+    Parameters
+    ----------
+    numbers : Numbers
+    n_atoms : int
+        Atoms asked for, ghosts included.
+    driver : str
+    program, version : str
+        As the provenance of a result says.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`Outcome`.
+    """
+    values = _values(numbers.energy, numbers.gradient, numbers.hessian, n_atoms)
+    fault = _fault(values, driver, n_atoms)
+    if fault:
+        return _garbage(fault, numbers.stdout)
+    return {**values, "program": program, "version": version}
+
+
+def _garbage(fault: str, output: str) -> dict[str, Any]:
+    tail = output[-_TAIL_CHARACTERS:]
+    return {"failure": Failure(ErrorClass.GARBAGE, "garbage_result", fault, tail)}
 
 
 def failure(program: str, error_type: str, message: str, output: str = "") -> Failure:
@@ -121,13 +154,11 @@ def _distances(geometry: Any) -> NDArray[np.float64]:
     return distances
 
 
-def _values(result: Any, n_atoms: int) -> dict[str, Any]:
-    properties = result.properties
-    energy = properties.return_energy
+def _values(energy: Any, gradient: Any, hessian: Any, n_atoms: int) -> dict[str, Any]:
     return {
         "energy_hartree": None if energy is None else float(energy),
-        "gradient": _array(properties.return_gradient, "gradient", n_atoms),
-        "hessian": _array(properties.return_hessian, "hessian", n_atoms),
+        "gradient": _array(gradient, "gradient", n_atoms),
+        "hessian": _array(hessian, "hessian", n_atoms),
     }
 
 

@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+from numpy.typing import ArrayLike
+
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.engine import Engine, SlotResources
 from qcmb_mpi.execution.outcome import Failure, Outcome
@@ -43,6 +45,9 @@ class Refusal:
     def __init__(self, resources: SlotResources, error: QcmbError) -> None:
         self.resources = resources
         self._error = error
+
+    def prepare(self, ids: ArrayLike) -> None:
+        """Do nothing."""
 
     def compute(self, task: int) -> Outcome:
         """Say why there is no result."""
@@ -73,6 +78,12 @@ class Contained:
         self._oom_kills = oom_kills
         self._n_oom_kills = 0
         self._counted_s = -math.inf
+
+    def prepare(self, ids: ArrayLike) -> None:
+        """Let the engine look up the tasks that come next, if it can."""
+        prepare = getattr(self._engine, "prepare", None)
+        if prepare is not None:
+            prepare(ids)
 
     def compute(self, task: int) -> Outcome:
         """Run `task`, unless its scratch has gone."""

@@ -1,4 +1,4 @@
-"""One task through QCEngine: task id -> cluster -> ``AtomicInput`` -> ``Outcome``.
+"""One task: task id -> cluster -> arrays or ``AtomicInput`` -> numbers -> ``Outcome``.
 
 Rules of this file
 ------------------
@@ -10,33 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.execution.acceptance import failure, judge
-from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.slicer import Slicer, atomic_input
+from qcmb_mpi.execution.acceptance import judge
+from qcmb_mpi.execution.attempts import Attempt, Attempts, Fields, raised
+from qcmb_mpi.execution.native import NativeRunner
+from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.slicer import Slicer, atomic_input, specification
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.machine.peaks import PeakMemory
 from qcmb_mpi.machine.processor import processor_name
-from qcmb_mpi.programs.remedies import remedies
+from qcmb_mpi.programs import native_harness
+from qcmb_mpi.programs.calls import Caller, changed_environment
 from qcmb_mpi.programs.thread_config import calculation_environment
-from qcmb_mpi.scheduling.policy import ErrorClass
 
 if TYPE_CHECKING:
-    from qcelemental.models.v2 import AtomicInput
+    from qcelemental.models.v2 import AtomicInput, AtomicSpecification
 
     from qcmb_mpi.expansion.levels import Expansion
 
-# Another place, or another time, may do what this one could not: no reason to change the method.
-_OF_THE_PLACE = (ErrorClass.RESOURCE, ErrorClass.TRANSIENT, ErrorClass.MISSING_PROGRAM)
+_Cluster = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Index of the model chemistry, real and basis fragments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ class QCEngineRecipe:
 
 
 class QCEngine:
-    """The tasks of one expansion through ``qcengine.compute``.
+    """The tasks of one expansion, natively or through QCEngine, whichever gives all that is wanted.
 
     Parameters
     ----------
@@ -138,20 +137,57 @@ class QCEngine:
 
     def __init__(self, space: TaskSpace, runner: AtomicRunner) -> None:
         self._space = space
-        self._chemistries = space.expansion.model_chemistries
         self._slicer = Slicer(space.expansion.system)
         self._runner = runner
+        is_embedded = space.expansion.system.embedding_charges is not None
+        self._chemistries = [
+            _Chemistry(each.program, runner, specification(each), is_embedded=is_embedded)
+            for each in space.expansion.model_chemistries
+        ]
+        self._prepared: dict[int, _Cluster] = {}
+
+    def prepare(self, ids: ArrayLike) -> None:
+        """Look up the clusters of tasks that come next: all at once that takes no time.
+
+        Parameters
+        ----------
+        ids : int64[m]
+            Task ids; what was prepared before is forgotten.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        found = self._space.clusters(ids)
+        clusters = zip(found.model_chemistry.tolist(), found.real, found.basis, strict=True)
+        self._prepared = dict(zip(ids.tolist(), clusters, strict=True))
 
     def compute(self, task: int) -> Outcome:
         """Run task `task` of the space."""
-        clusters = self._space.clusters(np.array([task], dtype=np.int64))
-        chemistry = self._chemistries[int(clusters.model_chemistry[0])]
+        if task not in self._prepared:
+            self.prepare([task])
+        index, real, basis = self._prepared[task]
+        chemistry = self._chemistries[index]
+        if chemistry.native is not None:
+            return chemistry.native.run(task, self._slicer.atoms(real, basis))
+        return self._runner.run(
+            task,
+            chemistry.program,
+            lambda: atomic_input(self._slicer.molecule(real, basis), chemistry.specification),
+        )
 
-        def make_input() -> AtomicInput:
-            molecule = self._slicer.molecule(clusters.real[0], clusters.basis[0])
-            return atomic_input(molecule, chemistry)
 
-        return self._runner.run(task, chemistry.program, make_input)
+class _Chemistry:
+    """One model chemistry, and the way in which it is run."""
+
+    def __init__(
+        self,
+        program: str,
+        runner: AtomicRunner,
+        specification: AtomicSpecification,
+        *,
+        is_embedded: bool,
+    ) -> None:
+        self.program = program
+        self.specification = specification
+        self.native = None if is_embedded else runner.native(program, specification)
 
 
 class AtomicRunner:
@@ -168,80 +204,44 @@ class AtomicRunner:
     def __init__(
         self, resources: SlotResources, *, wants_records: bool = False, is_remedied: bool = False
     ) -> None:
-        self._resources = resources
+        self._n_threads = resources.n_threads
         self._wants_records = wants_records
-        self._is_remedied = is_remedied
+        self._attempts = Attempts(resources, is_remedied=is_remedied)
+        self._caller = Caller(resources.task_config)
         self._known_variables: dict[str, dict[str, str]] = {}
+
+    def native(self, program: str, specification: AtomicSpecification) -> NativeRunner | None:
+        """Return what runs it without QCEngine; None if it cannot, or whole results are wanted."""
+        harness = native_harness(program)
+        if harness is None or self._wants_records or specification.extras:
+            return None
+        return NativeRunner(program, harness, specification, self._caller, self._attempts)
 
     def run(self, task: int, program: str, make_input: Callable[[], AtomicInput]) -> Outcome:
         """Return the outcome of one calculation; a failure to make its input is one too."""
-        start_s, clock, cpu = time.time(), time.perf_counter(), _cpu_s()
-        with PeakMemory(is_guest=self._resources.is_guest) as peak:
-            try:
-                fields = self._carry_out(program, make_input())
-            except Exception as error:
-                kind = "unknown_error" if isinstance(error, MemoryError) else "input_error"
-                fields = {"failure": failure(program, kind, traceback.format_exc())}
-        return Outcome(
-            space=0,
-            task=task,
-            start_s=start_s,
-            seconds=time.perf_counter() - clock,
-            cpu_s=_cpu_s() - cpu,
-            peak_bytes=peak.n_bytes,
-            host=self._resources.host,
-            rank=self._resources.rank,
-            slot=self._resources.slot,
-            n_threads=self._resources.n_threads,
-            **fields,
-        )
 
-    def _carry_out(self, program: str, inp: AtomicInput) -> dict[str, Any]:
-        """Compute; where that does not converge, and the user allows it, by its remedies."""
-        fields = self._attempt(program, inp)
-        first: Failure | None = fields.get("failure")
-        if (
-            not self._is_remedied
-            or first is None
-            or first.error_class is not ErrorClass.CONVERGENCE
-        ):
-            return fields
-        tried = []
-        for remedy in remedies(program, inp.specification, first.message):
-            fields = self._attempt(program, remedy.applied(inp))
-            again: Failure | None = fields.get("failure")
-            if again is None:
-                return {**fields, "remedy": str(remedy)}
-            if again.error_class in _OF_THE_PLACE:
-                return fields
-            tried.append(str(remedy))
-        in_vain = f"; remedies that did not help: {'; '.join(tried)}" if tried else ""
-        return {"failure": replace(first, message=first.message + in_vain)}
+        def begin() -> tuple[AtomicSpecification, Attempt]:
+            inp = make_input()
+            return inp.specification, lambda asked: self._attempt(
+                program, inp.model_copy(update={"specification": asked})
+            )
 
-    def _attempt(self, program: str, inp: AtomicInput) -> dict[str, Any]:
-        import qcengine
+        return self._attempts.outcome(task, program, begin)
 
+    def _attempt(self, program: str, inp: AtomicInput) -> Fields:
         try:
-            with qcengine.util.environ_context(env=self._variables(program)):
-                result = qcengine.compute(
-                    inp, program, task_config=self._resources.task_config, return_version=2
-                )
+            with changed_environment(self._variables(program)):
+                result = self._caller.compute(inp, program, is_bare=not self._wants_records)
             return judge(program, result, inp, wants_record=self._wants_records)
         except (Exception, SystemExit) as error:  # a harness may do anything; the slot must answer
-            kind = "crashed" if isinstance(error, SystemExit) else "unknown_error"
-            return {"failure": failure(program, kind, traceback.format_exc())}
+            return raised(program, error)
 
     def _variables(self, program: str) -> dict[str, str]:
         found = self._known_variables.get(program)
         if found is None:
-            found = calculation_environment(program, self._resources.n_threads)
+            found = calculation_environment(program, self._n_threads)
             self._known_variables[program] = found
         return found
-
-
-def _cpu_s() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def prepare(imports: tuple[str, ...] = ()) -> None:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.system import ModelChemistry, System
+from qcmb_mpi.programs.native import Atoms
 
 if TYPE_CHECKING:
-    from qcelemental.models.v2 import AtomicInput, Molecule
+    from qcelemental.models.v2 import AtomicInput, AtomicSpecification, Molecule
 
 
 @lru_cache(maxsize=1)
@@ -52,8 +54,29 @@ class Slicer:
 
         self._system = system
         self._symbols = np.array(system.symbols)
+        self._mass_numbers = np.asarray(system.mass_numbers)
         self._slices = tuple(system.fragment_slices)
+        self._atoms = tuple(np.arange(each.start, each.stop) for each in self._slices)
         self._usual_mass_numbers = np.array([periodictable.to_A(s) for s in system.symbols])
+
+    def atoms(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Atoms:
+        """Return the cluster of :meth:`molecule` as plain arrays."""
+        system = self._system
+        where = np.concatenate([self._atoms[fragment - 1] for fragment in basis])
+        if len(real) == len(basis):
+            is_real = np.ones(len(where), dtype=bool)
+        else:
+            sizes = [len(self._atoms[fragment - 1]) for fragment in basis]
+            is_real = np.repeat([fragment in real for fragment in basis], sizes)
+        return Atoms(
+            system.atomic_numbers[where],
+            [system.symbols[atom] for atom in where.tolist()],
+            system.geometry_bohr[where],
+            is_real,
+            sum(float(system.fragment_charges[fragment - 1]) for fragment in real),
+            sum(system.fragment_multiplicities[fragment - 1] - 1 for fragment in real) + 1,
+            self._name(real, basis),
+        )
 
     def molecule(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Molecule:
         """Return the cluster with `real` fragments real and the rest of `basis` ghosts.
@@ -71,7 +94,7 @@ class Slicer:
         system = self._system
         slices = [self._slices[fragment - 1] for fragment in basis]
         sizes = [each.stop - each.start for each in slices]
-        atoms = np.concatenate([np.arange(each.start, each.stop) for each in slices])
+        atoms = np.concatenate([self._atoms[fragment - 1] for fragment in basis])
         ends = np.cumsum(sizes)
         is_real = [fragment in real for fragment in basis]
         charges = [
@@ -100,7 +123,7 @@ class Slicer:
             "fix_orientation": True,
             "provenance": _provenance(),
         }
-        mass_numbers = np.asarray(system.mass_numbers)[atoms]
+        mass_numbers = self._mass_numbers[atoms]
         if not np.array_equal(mass_numbers, self._usual_mass_numbers[atoms]):
             fields["mass_numbers"] = mass_numbers
         if system.fix_symmetry == "c1":
@@ -131,13 +154,29 @@ class Slicer:
         ]
 
 
-def atomic_input(molecule: Molecule, chemistry: ModelChemistry) -> AtomicInput:
-    """Return the QCSchema input of one cluster at one model chemistry."""
+def specification(chemistry: ModelChemistry) -> AtomicSpecification:
+    """Return what is asked for at one model chemistry.
+
+    Raises
+    ------
+    InputError
+        It is not valid.
+    """
+    from qcelemental.models.v2 import AtomicSpecification
+
+    try:
+        return AtomicSpecification(**copy.deepcopy(dict(chemistry.specification)))
+    except ValueError as error:
+        raise InputError("specification", str(error)) from error
+
+
+def atomic_input(molecule: Molecule, specification: AtomicSpecification) -> AtomicInput:
+    """Return the QCSchema input of one cluster, of which a harness may change all."""
     from qcelemental.models.v2 import AtomicInput
 
-    specification = copy.deepcopy(dict(chemistry.specification))
+    keywords = copy.deepcopy(specification.keywords)
     charges = molecule.extras.get("embedding_charges")
     if charges:
-        keywords = specification.setdefault("keywords", {})
         keywords.setdefault("function_kwargs", {})["external_potentials"] = charges
-    return AtomicInput(molecule=molecule, specification=specification)
+    own = {"keywords": keywords, "extras": copy.deepcopy(specification.extras)}
+    return AtomicInput(molecule=molecule, specification=specification.model_copy(update=own))

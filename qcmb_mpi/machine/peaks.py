@@ -10,7 +10,6 @@ Rules of this file
    be told for certain is 0, unknown.
 2. While several tasks run in one process nothing can be told of any of them.
 3. The marks of a process that is not ours are left alone: its owner may want them.
-4. A task may last a millisecond: files stay open, and what is dear to read is read once.
 """
 
 from __future__ import annotations
@@ -18,15 +17,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from functools import cache
+from functools import lru_cache
 from types import TracebackType
+from typing import Any
 
 _CLEAR = "/proc/self/clear_refs"
 _STATUS = "/proc/self/status"
 _RESET_HIGH_WATER_MARK = b"5"
 _MARK = b"VmHWM:"
-_ALIKE_BYTES = 4 * 2**20
 
+
+def _module() -> Any:
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    return resource
+
+
+_resource = _module()
 _running: set[PeakMemory] = set()  # in this process, in several threads
 
 
@@ -70,7 +79,7 @@ class PeakMemory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        own = (_bytes_since_reset() if self._is_reset else 0) or _own_bytes()
+        own = (_high_water_mark() if self._is_reset else 0) or _own_bytes()
         programs, seconds = _programs()
         pairs = [(self._own, own)]
         if programs > self._programs or seconds > self._programs_s:
@@ -87,54 +96,39 @@ def _largest(pairs: list[tuple[int, int]]) -> int:
 
 
 def _reset() -> bool:
-    try:
-        os.write(_kept_open(_CLEAR, os.getpid()), _RESET_HIGH_WATER_MARK)
-    except OSError:
-        return False
-    return True
-
-
-@cache
-def _kept_open(path: str, _pid: int) -> int:
-    """Open a file to write; a forked process needs one of its own."""
-    return os.open(path, os.O_WRONLY)
-
-
-def _bytes_since_reset() -> int:
-    """Return the mark since it was last reset, 0 if it cannot be read."""
-    return _own_bytes() if _is_usage_reset(os.getpid()) else _high_water_mark()
-
-
-@cache
-def _is_usage_reset(_pid: int) -> bool:
-    """Whether the cheap mark was lowered with the other one: not below what was before an exec."""
-    return 0 < _own_bytes() <= _high_water_mark() + _ALIKE_BYTES
+    with contextlib.suppress(OSError, AttributeError):
+        return os.pwrite(_file(_CLEAR, os.O_WRONLY, os.getpid()), _RESET_HIGH_WATER_MARK, 0) > 0
+    return False
 
 
 def _high_water_mark() -> int:
     """Return the mark since it was last reset, 0 if it cannot be read."""
-    with contextlib.suppress(OSError, ValueError), open(_STATUS, "rb", buffering=0) as file:
-        text = file.read(8192)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        text = os.pread(_file(_STATUS, os.O_RDONLY, os.getpid()), 8192, 0)
         at = text.find(_MARK)
         if at >= 0:
             return 1024 * int(text[at + len(_MARK) :].split(None, 1)[0])
     return 0
 
 
+@lru_cache(maxsize=4)
+def _file(path: str, flags: int, pid: int) -> int:
+    """Open a file of this process once, as to open takes longer than to read; a fork opens anew."""
+    del pid
+    return os.open(path, flags)
+
+
 def _own_bytes() -> int:
-    return _usage("RUSAGE_SELF")[0]
+    return 0 if _resource is None else _bytes(_resource.getrusage(_resource.RUSAGE_SELF))
 
 
 def _programs() -> tuple[int, float]:
-    return _usage("RUSAGE_CHILDREN")
-
-
-def _usage(who: str) -> tuple[int, float]:
     """Return the most that was ever resident, and processor seconds; 0 where nobody tells."""
-    try:
-        import resource
-    except ImportError:
+    if _resource is None:
         return 0, 0.0
-    usage = resource.getrusage(getattr(resource, who))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * int(usage.ru_maxrss), usage.ru_utime + usage.ru_stime
+    usage = _resource.getrusage(_resource.RUSAGE_CHILDREN)
+    return _bytes(usage), usage.ru_utime + usage.ru_stime
+
+
+def _bytes(usage: Any) -> int:
+    return (1 if sys.platform == "darwin" else 1024) * int(usage.ru_maxrss)

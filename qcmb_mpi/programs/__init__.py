@@ -10,6 +10,11 @@ Rules of this file
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qcmb_mpi.programs.harness import NativeHarness
+
 
 def register() -> dict[str, bool]:
     """Register our harnesses with QCEngine; calling it again changes nothing.
@@ -36,3 +41,14 @@ def register() -> dict[str, bool]:
         register_procedure(procedure)
     is_ours[procedure.name] = isinstance(procedures[procedure.name], ManyBodyProcedure)
     return is_ours
+
+
+def native_harness(program: str) -> NativeHarness | None:
+    """Return our harness of a program, if QCEngine runs ours, itself and no class derived of it."""
+    from qcengine.programs.base import programs
+
+    from qcmb_mpi.programs.pyscf import PySCFHarness
+    from qcmb_mpi.programs.tblite import TBLiteHarness
+
+    harness = programs.get(program.lower())
+    return harness if type(harness) in (PySCFHarness, TBLiteHarness) else None

@@ -14,16 +14,10 @@ from typing import Any
 import numpy as np
 
 from qcmb_mpi.programs.names import RequestError
+from qcmb_mpi.programs.native import Array, Numbers
 from qcmb_mpi.programs.pyscf_keywords import Settings
 from qcmb_mpi.programs.pyscf_model import Method
-from qcmb_mpi.programs.pyscf_run import (
-    HELD_MEMORY_MB,
-    Array,
-    NotConverged,
-    Numbers,
-    n_cycles,
-    scf_gradient,
-)
+from qcmb_mpi.programs.pyscf_run import HELD_MEMORY_MB, NotConverged, n_cycles, scf_gradient
 
 # What gradients keep for each function of a block, over nao^3; a tenth is left for the rest.
 _BLOCK_MB = 2.5 * 8 / 0.9e6

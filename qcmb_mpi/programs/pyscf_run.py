@@ -23,14 +23,13 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcmb_mpi.programs.names import RequestError
+from qcmb_mpi.programs.native import Array, Atoms, Numbers
 from qcmb_mpi.programs.pyscf_keywords import Settings
 from qcmb_mpi.programs.pyscf_model import (
     Method,
@@ -38,8 +37,6 @@ from qcmb_mpi.programs.pyscf_model import (
     basis_shells,
     effective_core_potential,
 )
-
-Array = NDArray[np.float64]
 
 HELD_MEMORY_MB = 200.0
 """What PySCF is told that the process holds already."""
@@ -53,27 +50,6 @@ _STEP_TOLERANCE = 1e-20
 
 class NotConverged(RuntimeError):
     """An iteration ended before its threshold; the message says what to change."""
-
-
-@dataclass(slots=True)
-class Numbers:
-    """Results of one calculation, atomic units, natural size (real and ghost atoms).
-
-    Parameters
-    ----------
-    energy : float
-    gradient : ndarray, optional
-        Shape ``(nat, 3)``.
-    hessian : ndarray, optional
-        Shape ``(3 nat, 3 nat)``, symmetric.
-    properties : dict
-        QCSchema ``AtomicProperties`` fields.
-    """
-
-    energy: float
-    gradient: Array | None = None
-    hessian: Array | None = None
-    properties: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -119,9 +95,9 @@ def _cached_loader() -> Any:
 
 
 def build_molecule(
-    molecule: Any, basis: Any, settings: Settings, *, memory_mb: float, output: io.StringIO
+    atoms: Atoms, basis: Any, settings: Settings, *, memory_mb: float, output: io.StringIO
 ) -> Any:
-    """Return a PySCF ``Mole`` of a QCElemental molecule; ghost atoms carry functions only.
+    """Return a PySCF ``Mole``; ghost atoms carry functions only.
 
     Raises
     ------
@@ -130,21 +106,21 @@ def build_molecule(
     """
     from pyscf import gto
 
-    charge, spin = _charge_and_spin(molecule)
+    charge, spin = _charge_and_spin(atoms)
     labels = [
         symbol if is_real else f"GHOST-{symbol}"
-        for symbol, is_real in zip(molecule.symbols, molecule.real, strict=True)
+        for symbol, is_real in zip(atoms.symbols, atoms.is_real.tolist(), strict=True)
     ]
-    elements = dict(zip(labels, molecule.symbols, strict=True))
+    elements = dict(zip(labels, atoms.symbols, strict=True))
     mol = gto.Mole()
-    mol.atom = list(zip(labels, molecule.geometry.tolist(), strict=True))
+    mol.atom = list(zip(labels, atoms.positions_bohr.tolist(), strict=True))
     mol.unit = "Bohr"
     mol.basis = {label: basis_shells(basis, symbol) for label, symbol in elements.items()}
     mol.ecp = _core_potentials(elements, basis, settings.ecp)
     mol.charge, mol.spin, mol.cart = charge, spin, settings.is_cartesian
     mol.symmetry, mol.max_memory = False, memory_mb
     mol.verbose, mol.stdout = _VERBOSITY, output
-    _check_electrons(molecule, charge, spin)
+    _check_electrons(atoms, charge, spin)
     mol.build(dump_input=False, parse_arg=False)
     if max(mol.nelec) > mol.nao:
         raise RequestError(
@@ -154,8 +130,8 @@ def build_molecule(
     return mol
 
 
-def _charge_and_spin(molecule: Any) -> tuple[int, int]:
-    charge, multiplicity = molecule.molecular_charge, molecule.molecular_multiplicity
+def _charge_and_spin(atoms: Atoms) -> tuple[int, int]:
+    charge, multiplicity = atoms.charge, atoms.multiplicity
     if charge != int(charge) or multiplicity != int(multiplicity):
         raise RequestError(
             f"pyscf needs an integer charge and multiplicity, not {charge:g} and {multiplicity:g}",
@@ -164,14 +140,13 @@ def _charge_and_spin(molecule: Any) -> tuple[int, int]:
     return int(charge), int(multiplicity) - 1
 
 
-def _check_electrons(molecule: Any, charge: int, spin: int) -> None:
-    real = np.asarray(molecule.real)
-    n_electrons = int(np.asarray(molecule.atomic_numbers)[real].sum()) - charge
-    if not real.any():
+def _check_electrons(atoms: Atoms, charge: int, spin: int) -> None:
+    n_electrons = int(atoms.numbers[atoms.is_real].sum()) - charge
+    if not atoms.is_real.any():
         raise RequestError("all atoms are ghosts: nothing to compute", part="molecule")
     if n_electrons < 1:
         raise RequestError(
-            f"charge {charge} leaves no electrons on the real atoms of {molecule.name}",
+            f"charge {charge} leaves no electrons on the real atoms of {atoms.name}",
             part="molecule",
         )
     if spin > n_electrons or (n_electrons - spin) % 2:

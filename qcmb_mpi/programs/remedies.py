@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qcelemental.models.v2 import AtomicInput, AtomicSpecification
+    from qcelemental.models.v2 import AtomicSpecification
 
 Keywords = Mapping[str, Any]
 
@@ -40,11 +40,10 @@ class Remedy:
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.keywords.items())
 
-    def applied(self, inp: AtomicInput) -> AtomicInput:
-        """Return `inp` with these keywords."""
-        keywords = {**inp.specification.keywords, **self.keywords}
-        specification = inp.specification.model_copy(update={"keywords": keywords})
-        return inp.model_copy(update={"specification": specification})
+    def applied(self, specification: AtomicSpecification) -> AtomicSpecification:
+        """Return `specification` with these keywords."""
+        keywords = {**specification.keywords, **self.keywords}
+        return specification.model_copy(update={"keywords": keywords})
 
 
 # What is changed, and room for it to work: left alone where the user has set it.

@@ -42,5 +42,8 @@ def limited_threads(n_threads: int, n_blas_threads: int | None = None) -> Iterat
     """
     controller = _controller(tuple(name for name in _CARRIERS if name in sys.modules))
     limits = {"openmp": max(1, n_threads), "blas": max(1, n_blas_threads or n_threads)}
+    if all(each.num_threads == limits.get(each.user_api) for each in controller.lib_controllers):
+        yield  # as in a slot: to set and restore them takes longer than to look
+        return
     with controller.limit(limits=limits):
         yield

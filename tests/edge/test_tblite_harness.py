@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tblite.interface import Calculator
 
-from qcmb_mpi.programs import tblite as harness_module
+from qcmb_mpi.programs.harness import qcengine_error
 from qcmb_mpi.programs.tblite import TBLiteHarness
+from qcmb_mpi.programs.tblite_run import translated
 from tests.edge.harness_cases import AMIDOGEN, HYDROGEN, WATER, compute, refusal, slope, succeed
 
 pytestmark = pytest.mark.qc
@@ -109,7 +110,7 @@ def test_bad_names_and_molecules_are_refused() -> None:
 
 
 def test_unexpected_failures_stay_unknown() -> None:
-    error = harness_module._translated(RuntimeError("disk on fire"), ["last line"])
+    error = qcengine_error(translated(RuntimeError("disk on fire"), "last line"))
     assert error.error_type == "unknown_error"
     assert error.extras == {"stdout": "last line"}
 

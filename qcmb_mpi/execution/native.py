@@ -1,0 +1,80 @@
+"""Tasks of one model chemistry in this process, without QCSchema objects.
+
+Only for programs that come with the package: through QCEngine they run the same calculation.
+
+Rules of this file
+------------------
+1. The same outcome as through QCEngine, numbers bit by bit and failures word by word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qcmb_mpi.execution.acceptance import failure, judge_numbers
+from qcmb_mpi.execution.attempts import Attempts, Fields, raised
+from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.programs.harness import NativeHarness, means_of
+from qcmb_mpi.programs.native import Atoms, Calculation, CalculationFailed
+
+if TYPE_CHECKING:
+    from qcelemental.models.v2 import AtomicSpecification
+
+    from qcmb_mpi.programs.calls import Caller
+
+
+class NativeRunner:
+    """Run one model chemistry.
+
+    Parameters
+    ----------
+    program : str
+        QCEngine's name, as the user wrote it.
+    harness : NativeHarness
+    specification : AtomicSpecification
+    caller : Caller
+        Who knows the configuration that QCEngine would give it.
+    attempts : Attempts
+    """
+
+    def __init__(
+        self,
+        program: str,
+        harness: NativeHarness,
+        specification: AtomicSpecification,
+        caller: Caller,
+        attempts: Attempts,
+    ) -> None:
+        self._program = program
+        self._harness = harness
+        self._specification = specification
+        self._caller = caller
+        self._attempts = attempts
+        self._known: Calculation | None = None
+
+    def run(self, task: int, atoms: Atoms) -> Outcome:
+        """Return the outcome of one calculation."""
+
+        def attempt(specification: AtomicSpecification) -> Fields:
+            try:
+                numbers = self._calculation(specification).run(atoms)
+                driver = specification.driver.value
+                maker, version = self._harness.creator, self._harness.get_version()
+                return judge_numbers(numbers, len(atoms.numbers), driver, maker, version)
+            except CalculationFailed as error:
+                told = failure(self._program, error.error_type, error.message, error.output)
+                return {"failure": told}
+            except (Exception, SystemExit) as error:
+                return raised(self._program, error)
+
+        return self._attempts.outcome(task, self._program, lambda: (self._specification, attempt))
+
+    def _calculation(self, specification: AtomicSpecification) -> Calculation:
+        """Return what computes; that of the plain specification is kept for all tasks."""
+        is_plain = specification is self._specification
+        if is_plain and self._known is not None:
+            return self._known
+        made = self._harness.calculation(specification, means_of(self._caller.config))
+        if is_plain:
+            self._known = made
+        return made
