@@ -7,6 +7,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -179,7 +180,7 @@ def _fault(values: Mapping[str, Any], driver: str, n_atoms: int) -> str:
     """Say what is wrong with the numbers, if anything."""
     if values["energy_hartree"] is None:
         return "the program reported success but no energy"
-    if not np.isfinite(values["energy_hartree"]):
+    if not math.isfinite(values["energy_hartree"]):
         return f"the energy is {values['energy_hartree']}"
     for name in ("gradient", "hessian"):
         value, shape = values[name], _shape(name, n_atoms)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,20 +22,18 @@ from qcmb_mpi.execution.acceptance import judge
 from qcmb_mpi.execution.attempts import Attempt, Attempts, Fields, raised
 from qcmb_mpi.execution.native import NativeRunner
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.slicer import Slicer, atomic_input, specification
+from qcmb_mpi.execution.slicer import Cluster, Slicer, atomic_input, specification
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.machine.processor import processor_name
 from qcmb_mpi.programs import native_harness
 from qcmb_mpi.programs.calls import Caller, changed_environment
+from qcmb_mpi.programs.native import Atoms
 from qcmb_mpi.programs.thread_config import calculation_environment
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput, AtomicSpecification
 
     from qcmb_mpi.expansion.levels import Expansion
-
-_Cluster = tuple[int, tuple[int, ...], tuple[int, ...]]
-"""Index of the model chemistry, real and basis fragments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +142,47 @@ class QCEngine:
             _Chemistry(each.program, runner, specification(each), is_embedded=is_embedded)
             for each in space.expansion.model_chemistries
         ]
-        self._prepared: dict[int, _Cluster] = {}
+        self._prepared: dict[int, _Task] = {}
 
     def prepare(self, ids: ArrayLike) -> None:
-        """Look up the clusters of tasks that come next: all at once that takes no time.
+        """Look up tasks that come next: all at once that takes no time.
 
         Parameters
         ----------
         ids : int64[m]
             Task ids; what was prepared before is forgotten.
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        found = self._space.clusters(ids)
-        clusters = zip(found.model_chemistry.tolist(), found.real, found.basis, strict=True)
-        self._prepared = dict(zip(ids.tolist(), clusters, strict=True))
+        self._prepared = self._looked_up(ids)
 
     def compute(self, task: int) -> Outcome:
         """Run task `task` of the space."""
-        if task not in self._prepared:
-            self.prepare([task])
-        index, real, basis = self._prepared[task]
-        chemistry = self._chemistries[index]
-        if chemistry.native is not None:
-            return chemistry.native.run(task, self._slicer.atoms(real, basis))
+        found = self._prepared.get(task) or self._looked_up([task])[task]
+        chemistry = self._chemistries[found.chemistry]
+        if chemistry.native is not None and found.atoms is not None:
+            return chemistry.native.run(task, found.atoms)
         return self._runner.run(
             task,
             chemistry.program,
-            lambda: atomic_input(self._slicer.molecule(real, basis), chemistry.specification),
+            lambda: atomic_input(self._slicer.molecule(*found.cluster), chemistry.specification),
         )
+
+    def _looked_up(self, ids: ArrayLike) -> dict[int, _Task]:
+        ids = np.asarray(ids, dtype=np.int64)
+        found = self._space.clusters(ids)
+        clusters = list(zip(found.real, found.basis, strict=True))
+        atoms: Sequence[Atoms | None] = [None] * len(ids)
+        if any(each.native for each in self._chemistries):
+            atoms = self._slicer.atoms(clusters)
+        rows = map(_Task, found.model_chemistry.tolist(), clusters, atoms)
+        return dict(zip(ids.tolist(), rows, strict=True))
+
+
+class _Task(NamedTuple):
+    """A task as its cluster: atoms if any model chemistry is run natively."""
+
+    chemistry: int
+    cluster: Cluster
+    atoms: Atoms | None
 
 
 class _Chemistry:

@@ -9,12 +9,13 @@ Rules of this file
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.acceptance import failure, judge_numbers
 from qcmb_mpi.execution.attempts import Attempts, Fields, raised
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.programs.harness import NativeHarness, means_of
+from qcmb_mpi.programs.harness import NativeHarness, means_of, qcengine_error
 from qcmb_mpi.programs.native import Atoms, Calculation, CalculationFailed
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class NativeRunner:
         self._caller = caller
         self._attempts = attempts
         self._known: Calculation | None = None
+        self._provenance = lru_cache(maxsize=1)(lambda: (harness.creator, harness.get_version()))
 
     def run(self, task: int, atoms: Atoms) -> Outcome:
         """Return the outcome of one calculation."""
@@ -59,10 +61,10 @@ class NativeRunner:
             try:
                 numbers = self._calculation(specification).run(atoms)
                 driver = specification.driver.value
-                maker, version = self._harness.creator, self._harness.get_version()
-                return judge_numbers(numbers, len(atoms.numbers), driver, maker, version)
+                return judge_numbers(numbers, len(atoms.numbers), driver, *self._provenance())
             except CalculationFailed as error:
-                told = failure(self._program, error.error_type, error.message, error.output)
+                message = qcengine_error(error).error_message
+                told = failure(self._program, error.error_type, message, error.output)
                 return {"failure": told}
             except (Exception, SystemExit) as error:
                 return raised(self._program, error)

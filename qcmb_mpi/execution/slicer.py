@@ -9,8 +9,8 @@ Rules of this file
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,10 @@ from qcmb_mpi.programs.native import Atoms
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput, AtomicSpecification, Molecule
+
+
+Cluster = tuple[tuple[int, ...], tuple[int, ...]]
+"""Real fragments, and real and ghost fragments, 1-based and ascending."""
 
 
 @lru_cache(maxsize=1)
@@ -56,27 +60,58 @@ class Slicer:
         self._symbols = np.array(system.symbols)
         self._mass_numbers = np.asarray(system.mass_numbers)
         self._slices = tuple(system.fragment_slices)
-        self._atoms = tuple(np.arange(each.start, each.stop) for each in self._slices)
+        self._starts = np.array([each.start for each in self._slices])
+        self._sizes = tuple(system.fragment_sizes)
+        self._charges = tuple(map(float, system.fragment_charges))
         self._usual_mass_numbers = np.array([periodictable.to_A(s) for s in system.symbols])
 
-    def atoms(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Atoms:
-        """Return the cluster of :meth:`molecule` as plain arrays."""
+    def atoms(self, clusters: Sequence[Cluster]) -> list[Atoms]:
+        """Return clusters, each that of :meth:`molecule`, as plain arrays.
+
+        Parameters
+        ----------
+        clusters : sequence of (real, basis)
+            As for :meth:`molecule`; those with basis fragments of the same sizes are cut at once.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, (_, basis) in enumerate(clusters):
+            sizes = tuple([self._sizes[fragment - 1] for fragment in basis])
+            groups.setdefault(sizes, []).append(place)
+        found: dict[int, Atoms] = {}
+        for sizes, places in groups.items():
+            chosen = [clusters[place] for place in places]
+            found.update(zip(places, self._alike(sizes, chosen), strict=True))
+        return [found[place] for place in range(len(clusters))]
+
+    def _alike(self, sizes: tuple[int, ...], clusters: list[Cluster]) -> Iterator[Atoms]:
+        """Yield clusters whose basis fragments have the same sizes."""
         system = self._system
-        where = np.concatenate([self._atoms[fragment - 1] for fragment in basis])
-        if len(real) == len(basis):
-            is_real = np.ones(len(where), dtype=bool)
-        else:
-            sizes = [len(self._atoms[fragment - 1]) for fragment in basis]
-            is_real = np.repeat([fragment in real for fragment in basis], sizes)
-        return Atoms(
+        fragments = np.array([basis for _, basis in clusters]) - 1
+        where = np.repeat(self._starts[fragments], sizes, axis=1)
+        where += np.concatenate([np.arange(size) for size in sizes])
+        here = [[fragment in real for fragment in basis] for real, basis in clusters]
+        is_real = np.repeat(np.array(here), sizes, axis=1)
+        rows = zip(
             system.atomic_numbers[where],
-            [system.symbols[atom] for atom in where.tolist()],
+            self._symbols[where],
             system.geometry_bohr[where],
             is_real,
-            sum(float(system.fragment_charges[fragment - 1]) for fragment in real),
-            sum(system.fragment_multiplicities[fragment - 1] - 1 for fragment in real) + 1,
-            self._name(real, basis),
+            clusters,
+            strict=True,
         )
+        for numbers, symbols, positions, mask, (real, basis) in rows:
+            charge, multiplicity = self._state(real)
+            name = partial(self._name, real, basis)
+            yield Atoms(numbers, symbols, positions, mask, charge, multiplicity, name)
+
+    def _state(self, real: tuple[int, ...]) -> tuple[float, float]:
+        """Return charge and multiplicity, added up as :meth:`molecule` does."""
+        charges, multiplicities = self._charges, self._system.fragment_multiplicities
+        charge, unpaired = 0.0, 0.0
+        for fragment in real:
+            charge += charges[fragment - 1]
+            unpaired += multiplicities[fragment - 1] - 1
+        return charge, unpaired + 1
 
     def molecule(self, real: tuple[int, ...], basis: tuple[int, ...]) -> Molecule:
         """Return the cluster with `real` fragments real and the rest of `basis` ghosts.
@@ -94,7 +129,7 @@ class Slicer:
         system = self._system
         slices = [self._slices[fragment - 1] for fragment in basis]
         sizes = [each.stop - each.start for each in slices]
-        atoms = np.concatenate([self._atoms[fragment - 1] for fragment in basis])
+        atoms = np.concatenate([np.arange(each.start, each.stop) for each in slices])
         ends = np.cumsum(sizes)
         is_real = [fragment in real for fragment in basis]
         charges = [

@@ -10,11 +10,11 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Atoms:
+class Atoms(NamedTuple):
     """The atoms of one calculation.
 
     Parameters
     ----------
     numbers : int[nat]
         Atomic numbers, those of ghosts as well.
-    symbols : sequence of str
+    symbols : str[nat]
         Element symbols.
     positions_bohr : float[nat, 3]
         Positions, a0.
@@ -40,29 +39,29 @@ class Atoms:
         Of all real atoms together, e.
     multiplicity : int or float
         2S + 1.
-    name : str
-        For messages.
+    name : callable
+        Gives a name for messages.
     """
 
     numbers: NDArray[np.integer[Any]]
-    symbols: list[str]
+    symbols: NDArray[np.str_]
     positions_bohr: Array
     is_real: NDArray[np.bool_]
     charge: float
     multiplicity: float
-    name: str = ""
+    name: Callable[[], str]
 
     @classmethod
     def of(cls, molecule: Any) -> Atoms:
         """Take the atoms of a QCSchema molecule."""
         return cls(
             np.asarray(molecule.atomic_numbers),
-            np.asarray(molecule.symbols).tolist(),
+            np.asarray(molecule.symbols),
             np.asarray(molecule.geometry, dtype=np.float64),
             np.asarray(molecule.real),
             molecule.molecular_charge,
             molecule.molecular_multiplicity,
-            molecule.name,
+            lambda: str(molecule.name),
         )
 
 

@@ -107,11 +107,12 @@ def build_molecule(
     from pyscf import gto
 
     charge, spin = _charge_and_spin(atoms)
+    symbols = atoms.symbols.tolist()
     labels = [
         symbol if is_real else f"GHOST-{symbol}"
-        for symbol, is_real in zip(atoms.symbols, atoms.is_real.tolist(), strict=True)
+        for symbol, is_real in zip(symbols, atoms.is_real.tolist(), strict=True)
     ]
-    elements = dict(zip(labels, atoms.symbols, strict=True))
+    elements = dict(zip(labels, symbols, strict=True))
     mol = gto.Mole()
     mol.atom = list(zip(labels, atoms.positions_bohr.tolist(), strict=True))
     mol.unit = "Bohr"
@@ -146,7 +147,7 @@ def _check_electrons(atoms: Atoms, charge: int, spin: int) -> None:
         raise RequestError("all atoms are ghosts: nothing to compute", part="molecule")
     if n_electrons < 1:
         raise RequestError(
-            f"charge {charge} leaves no electrons on the real atoms of {atoms.name}",
+            f"charge {charge} leaves no electrons on the real atoms of {atoms.name()}",
             part="molecule",
         )
     if spin > n_electrons or (n_electrons - spin) % 2:

@@ -63,26 +63,24 @@ class XtbCalculation:
 
     def run(self, atoms: Atoms) -> Numbers:
         """Compute energy, and gradient if asked for."""
-        import tblite.interface
         from tblite.exceptions import TBLiteRuntimeError
 
-        try:
-            _check_molecule(atoms)
-        except RequestError as error:
-            raise CalculationFailed("input_error", str(error)) from error
         own = self._of_thread()
         own.output.clear()
-        key = (atoms.numbers.tobytes(), atoms.charge, atoms.multiplicity)
+        kind = atoms.numbers.tobytes(), atoms.is_real.tobytes()
+        key = (*kind, atoms.charge, atoms.multiplicity)
         try:
             with limited_threads(self._n_threads):
                 calculator, n_orbitals = own.known.pop(key, (None, 0))
                 if calculator is None:
-                    calculator = self._new(tblite.interface.Calculator, atoms, own.output)
+                    calculator = self._new(atoms, own.output)
                 else:
                     calculator.update(atoms.positions_bohr)
                 result = calculator.singlepoint()
                 n_orbitals = n_orbitals or int(result.get("norbitals"))
                 numbers = self._numbers(result, len(atoms.numbers), n_orbitals)
+        except RequestError as error:
+            raise CalculationFailed("input_error", str(error)) from error
         except TBLiteRuntimeError as error:
             raise translated(error, "\n".join(own.output)) from error
         if len(own.known) >= _MOST_COMPOSITIONS:
@@ -97,8 +95,11 @@ class XtbCalculation:
             own = self._local.own = _OfThread()
         return own
 
-    def _new(self, make: Any, atoms: Atoms, output: list[str]) -> Any:
-        calculator = make(
+    def _new(self, atoms: Atoms, output: list[str]) -> Any:
+        import tblite.interface
+
+        _check_molecule(atoms)
+        calculator = tblite.interface.Calculator(
             self._method,
             atoms.numbers,
             atoms.positions_bohr,

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 _CARRIERS = ("numpy", "scipy.linalg", "pyscf.lib", "tblite.library")
+_AS_IT_IS = nullcontext()
 
 
 @functools.lru_cache(maxsize=16)
@@ -27,8 +28,9 @@ def _controller(loaded: tuple[str, ...]) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-@contextmanager
-def limited_threads(n_threads: int, n_blas_threads: int | None = None) -> Iterator[None]:
+def limited_threads(
+    n_threads: int, n_blas_threads: int | None = None
+) -> AbstractContextManager[Any]:
     """Let OpenMP and BLAS libraries of this process use `n_threads` threads, then restore.
 
     Call it after the program's own import, so that its libraries are seen.
@@ -39,11 +41,15 @@ def limited_threads(n_threads: int, n_blas_threads: int | None = None) -> Iterat
         Threads of each library, at least 1.
     n_blas_threads : int, optional
         Of the BLAS libraries, where a program calls them from its own threads.
+
+    Returns
+    -------
+    context manager
     """
-    controller = _controller(tuple(name for name in _CARRIERS if name in sys.modules))
+    controller = _controller(tuple([name for name in _CARRIERS if name in sys.modules]))
     limits = {"openmp": max(1, n_threads), "blas": max(1, n_blas_threads or n_threads)}
-    if all(each.num_threads == limits.get(each.user_api) for each in controller.lib_controllers):
-        yield  # as in a slot: to set and restore them takes longer than to look
-        return
-    with controller.limit(limits=limits):
-        yield
+    for library in controller.lib_controllers:
+        if library.get_num_threads() != limits.get(library.user_api):
+            limiter: AbstractContextManager[Any] = controller.limit(limits=limits)
+            return limiter
+    return _AS_IT_IS  # as in a slot: to set and restore them takes longer than to look
