@@ -9,7 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.acceptance import failure, judge_numbers
@@ -52,7 +52,6 @@ class NativeRunner:
         self._caller = caller
         self._attempts = attempts
         self._known: Calculation | None = None
-        self._provenance = lru_cache(maxsize=1)(lambda: (harness.creator, harness.get_version()))
 
     def run(self, task: int, atoms: Atoms) -> Outcome:
         """Return the outcome of one calculation."""
@@ -61,7 +60,7 @@ class NativeRunner:
             try:
                 numbers = self._calculation(specification).run(atoms)
                 driver = specification.driver.value
-                return judge_numbers(numbers, len(atoms.numbers), driver, *self._provenance())
+                return judge_numbers(numbers, len(atoms.numbers), driver, *self._provenance)
             except CalculationFailed as error:
                 message = qcengine_error(error).error_message
                 told = failure(self._program, error.error_type, message, error.output)
@@ -70,6 +69,10 @@ class NativeRunner:
                 return raised(self._program, error)
 
         return self._attempts.outcome(task, self._program, lambda: (self._specification, attempt))
+
+    @cached_property
+    def _provenance(self) -> tuple[str, str]:
+        return self._harness.creator, self._harness.get_version()
 
     def _calculation(self, specification: AtomicSpecification) -> Calculation:
         """Return what computes; that of the plain specification is kept for all tasks."""

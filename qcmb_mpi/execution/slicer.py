@@ -9,6 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ class Slicer:
         self._starts = np.array([each.start for each in self._slices])
         self._sizes = tuple(system.fragment_sizes)
         self._charges = tuple(map(float, system.fragment_charges))
-        self._usual_mass_numbers = np.array([periodictable.to_A(s) for s in system.symbols])
+        self._is_unusual = self._mass_numbers != [periodictable.to_A(s) for s in system.symbols]
+        self._has_isotopes = bool(self._is_unusual.any())
 
     def atoms(self, clusters: Sequence[Cluster]) -> list[Atoms]:
         """Return clusters, each that of :meth:`molecule`, as plain arrays.
@@ -130,7 +132,7 @@ class Slicer:
         slices = [self._slices[fragment - 1] for fragment in basis]
         sizes = [each.stop - each.start for each in slices]
         atoms = np.concatenate([np.arange(each.start, each.stop) for each in slices])
-        ends = np.cumsum(sizes)
+        ends = [0, *itertools.accumulate(sizes)]
         is_real = [fragment in real for fragment in basis]
         charges = [
             float(system.fragment_charges[f - 1]) if here else 0.0
@@ -149,7 +151,7 @@ class Slicer:
             "geometry": system.geometry_bohr[atoms],
             "masses": system.masses[atoms],
             "real": np.repeat(is_real, sizes),
-            "fragments": np.split(np.arange(len(atoms)), ends[:-1]),
+            "fragments": [np.arange(*pair) for pair in itertools.pairwise(ends)],
             "fragment_charges": charges,
             "fragment_multiplicities": multiplicities,
             "molecular_charge": sum(charges),
@@ -158,9 +160,8 @@ class Slicer:
             "fix_orientation": True,
             "provenance": _provenance(),
         }
-        mass_numbers = self._mass_numbers[atoms]
-        if not np.array_equal(mass_numbers, self._usual_mass_numbers[atoms]):
-            fields["mass_numbers"] = mass_numbers
+        if self._has_isotopes and self._is_unusual[atoms].any():
+            fields["mass_numbers"] = self._mass_numbers[atoms]
         if system.fix_symmetry == "c1":
             fields["fix_symmetry"] = "c1"
         if system.embedding_charges is not None:

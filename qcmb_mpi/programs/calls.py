@@ -18,9 +18,8 @@ from typing import Any
 import qcengine
 from qcelemental.models.v2 import AtomicInput, AtomicResult
 from qcengine.config import TaskConfig, get_config
-from qcengine.exceptions import InputError
-from qcengine.procedures import get_procedure
-from qcengine.programs import get_program
+from qcengine.procedures.base import get_procedure, procedures
+from qcengine.programs.base import get_program
 from qcengine.util import compute_wrapper, environ_context, handle_output_metadata
 
 _OF_THE_INPUT = "_qcengine_local_config"
@@ -97,7 +96,5 @@ class Caller:
 
 
 def _harness(program: str) -> Any:
-    try:
-        return get_procedure(program)
-    except InputError:
-        return get_program(program)
+    # QCEngine asks for the procedure and catches the error, which writes a traceback.
+    return (get_procedure if program.lower() in procedures else get_program)(program)

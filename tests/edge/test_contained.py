@@ -116,6 +116,17 @@ def test_a_slot_that_does_not_get_ready_is_not_said_to_overrun_a_timeout() -> No
     assert "--timeout" not in failure.message
 
 
+def test_the_tasks_that_come_next_are_told_to_engines_that_look_ahead() -> None:
+    told: list[int] = []
+    engine = Engine()
+    contained = Contained(engine, SlotResources())
+    contained.prepare([1, 2])  # it does not
+    engine.prepare = told.extend  # type: ignore[attr-defined]
+    contained.prepare([3, 4])
+    Refusal(SlotResources(), TopologyError("gone")).prepare([5])
+    assert told == [3, 4]
+
+
 def test_an_engine_that_could_not_be_built_says_so_for_each_task() -> None:
     refusal = Refusal(SlotResources(rank=4), TopologyError("the program has gone"))
     outcome = refusal.compute(7)

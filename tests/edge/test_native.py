@@ -14,9 +14,10 @@ import pytest
 import qcengine
 from qcelemental.models.v2 import AtomicInput, AtomicResult, Molecule
 from qcengine.programs.base import programs
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from qcmb_mpi import schema
-from qcmb_mpi.execution.engine import QCEngineRecipe, SlotResources
+from qcmb_mpi.execution.engine import AtomicRunner, QCEngine, QCEngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Slicer
 from qcmb_mpi.expansion.plan import TaskSpace
@@ -24,6 +25,7 @@ from qcmb_mpi.programs import native_harness
 from qcmb_mpi.programs.native import Atoms, Means
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
+from qcmb_mpi.programs.threads import limited_threads
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 pytestmark = pytest.mark.qc
@@ -245,6 +247,16 @@ def test_no_qcschema_object_is_made(made: list[str]) -> None:
     assert ways(made, document("pyscf", "hf", "sto-3g")) == set()
 
 
+def test_charges_of_an_environment_are_never_left_out() -> None:
+    loaded = schema.load_input(document("tblite", "gfn2"))
+    charges = tuple((0.1,) * len(fragment) for fragment in FRAGMENTS)
+    system = replace(loaded.expansion.system, embedding_charges=charges)
+    space = TaskSpace(replace(loaded.expansion, system=system))
+    failure = QCEngine(space, AtomicRunner(RESOURCES)).compute(0).failure
+    assert failure is not None
+    assert "no keyword 'function_kwargs'" in failure.message
+
+
 class Theirs(TBLiteHarness):
     """A harness of the user's own, made from ours."""
 
@@ -288,6 +300,34 @@ def test_atoms_are_those_of_the_molecule() -> None:
         assert found.positions_bohr.tobytes() == expected.positions_bohr.tobytes()
         assert (found.charge, found.multiplicity) == (expected.charge, expected.multiplicity)
         assert found.name() == expected.name()
+
+
+def test_tasks_that_were_prepared_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    original = TaskSpace.clusters
+
+    def clusters(self: TaskSpace, ids: Any) -> Any:
+        asked.append(np.asarray(ids).tolist())
+        return original(self, ids)
+
+    monkeypatch.setattr(TaskSpace, "clusters", clusters)
+    loaded = schema.load_input(document("tblite", "gfn2"))
+    engine = QCEngineRecipe(loaded.expansion).build(RESOURCES)
+    engine.prepare(np.array([5, 3]))
+    assert [engine.compute(task).task for task in (3, 5, 3, 0)] == [3, 5, 3, 0]
+    assert asked == [[5, 3], [0]]
+
+
+def test_threads_that_are_right_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("set although they are right")
+
+    with threadpool_limits(1):
+        monkeypatch.setattr(ThreadpoolController, "limit", refuse)
+        with limited_threads(1):
+            pass
+        with pytest.raises(AssertionError):
+            limited_threads(2)
 
 
 class Asked:

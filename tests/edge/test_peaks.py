@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from qcelemental.models.v2 import AtomicInput
 
+from qcmb_mpi.execution import attempts
 from qcmb_mpi.execution.engine import AtomicRunner, SlotResources
 from qcmb_mpi.execution.executors.inline import FuturesAgent, InlineAgent
 from qcmb_mpi.execution.wire import AgentInfo, Open
@@ -151,6 +153,38 @@ def test_an_engine_leaves_the_mark_of_its_host_alone() -> None:
     ]
     assert told[0] == 0
     assert 0 < told[1] < before
+
+
+@pytest.mark.parametrize(("is_guest", "n_known"), [(True, 3), (False, 1)])
+def test_of_short_tasks_of_a_slot_one_in_a_while_is_measured(
+    monkeypatch: pytest.MonkeyPatch, is_guest: bool, n_known: int
+) -> None:
+    """Of a guest each is: only then is it seen whether tasks overlap."""
+    entered = []
+    original = PeakMemory.__enter__
+    monkeypatch.setattr(
+        PeakMemory, "__enter__", lambda self: entered.append(self) or original(self)
+    )
+    monkeypatch.setattr(attempts, "_PEAK_INTERVAL_S", 3600.0)
+    runner = AtomicRunner(SlotResources(is_guest=is_guest))
+
+    def make_input() -> AtomicInput:
+        raise ValueError("planned")
+
+    told = [runner.run(task, "any", make_input).peak_bytes for task in range(3)]
+    assert len(entered) == n_known
+    assert is_guest or (told[0] > 0 and told[1:] == [0, 0])
+
+
+def test_of_long_tasks_each_is_measured() -> None:
+    def make_input() -> AtomicInput:
+        end_s = time.perf_counter() + 2 * attempts._PEAK_INTERVAL_S
+        while time.perf_counter() < end_s:
+            pass
+        raise ValueError("planned")
+
+    runner = AtomicRunner(SlotResources())
+    assert all(runner.run(task, "any", make_input).peak_bytes > 0 for task in range(3))
 
 
 class Remembers:
