@@ -100,6 +100,7 @@ class _Desk:
     def _work(self, engine: Contained | Refusal, space: int, ids: list[int]) -> None:
         os.ftruncate(1, 0)
         self._outbox.begin(space)
+        engine.prepare(ids)
         n_left = len(ids) + self._n_waiting()
         for task in ids:
             self._mark.count()

@@ -62,21 +62,6 @@ def test_a_forked_process_lowers_its_own_mark() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_the_cheap_mark_is_believed_only_if_it_was_lowered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Before an exec a process may have been larger than it ever was since."""
-    assert peaks._reset()
-    is_lowered = peaks._is_usage_reset.__wrapped__
-    assert is_lowered(0)
-    monkeypatch.setattr(peaks, "_own_bytes", lambda: 10**12)
-    assert not is_lowered(0)
-    monkeypatch.setattr(peaks, "_is_usage_reset", lambda _: False)
-    with PeakMemory() as peak:
-        allocate(80 * MB)
-    assert 80 * MB < peak.n_bytes < 10**12
-
-
 def test_of_programs_only_what_is_larger_than_all_before_is_known() -> None:
     sizes = (peaks._programs()[0] + 400 * MB, 200 * MB, 0)
     told = []
