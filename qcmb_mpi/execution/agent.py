@@ -6,6 +6,8 @@ Rules of this file
 2. Whatever happens to a slot becomes an :class:`Outcome`: nothing a program does ends an agent.
 3. Successes of short tasks wait for each other for a moment, so that what the master does for a
    message it does for many; not while a slot may soon have nothing to do, and never with a failure.
+4. While every slot has a stock of short tasks nobody listens to them for a part of the time that it
+   lasts: what wakes this process takes a core from a task.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ _AHEAD_S = 0.15
 _LEAST_S = 0.02  # what is worth a message
 _LOW_S = 0.05
 _HOLD_S = 0.04
+_STOCK_S = 0.08
+_LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
+_CALM_SHARE = 1 / 3
 
 
 class Agent:
@@ -87,9 +92,17 @@ class Agent:
         self._looked_s = clock()
         self._held: list[Outcomes] = []
         self._told_by_s = math.inf
+        self._is_dull = True  # whether all that is held back may wait
+        self._calm_until_s = -math.inf
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all slots have enough to do for a while, so that nothing is urgent."""
+        return self._clock() < self._calm_until_s
 
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
+        self._calm_until_s = -math.inf
         match message:
             case Open():
                 self._pool.open(message)
@@ -108,17 +121,26 @@ class Agent:
         """Keep the slots busy; return what there is to tell, waiting up to `timeout_s`."""
         give_up_s = self._clock() + timeout_s
         while True:
-            left_s = min(give_up_s, self._told_by_s) - self._clock()
+            left_s = min(give_up_s, self._due_s) - self._clock()
             self._turn(0.0 if self._pool.news else max(0.0, left_s))
             now = self._clock()
-            if self._pool.news or now >= self._told_by_s or self._is_starving():
+            if self._pool.news or now >= self._due_s or self._is_starving():
                 return self._news()
             if now >= give_up_s:
                 return []
 
     def _turn(self, timeout_s: float) -> None:
         """Hear what slots and their ends have to say, waiting up to `timeout_s` for something."""
-        told = self._pool.listen(timeout_s)
+        calm_s = self._calm_until_s - self._clock()
+        if calm_s > 0.0:
+            timeout_s = min(timeout_s, calm_s)
+            told = self._pool.listen(timeout_s, is_calm=True)
+            is_calm = self._clock() < self._calm_until_s
+            if not (told or is_calm):
+                told = self._pool.listen(0.0)
+        else:
+            is_calm = False
+            told = self._pool.listen(timeout_s)
         self._allow_pause(timeout_s)
         for slot in told:
             self._hear(slot)
@@ -127,6 +149,20 @@ class Agent:
         self._guard_memory()
         self._renew_suspects()
         self._feed()
+        if not is_calm:
+            stock_s = min(map(self._stock_s, self._pool.slots), default=0.0)
+            if stock_s >= _STOCK_S:
+                self._calm_until_s = self._clock() + min(_HOLD_S, _CALM_SHARE * stock_s)
+
+    def _stock_s(self, slot: Slot) -> float:
+        """Return how long a slot should be busy after the task that it is at."""
+        n = len(slot.outstanding)
+        return 0.0 if n < 2 or slot.has_ended else self._ahead_s(slot) * (n - 1) / n
+
+    @property
+    def _due_s(self) -> float:
+        """When outcomes that are held back are to be told."""
+        return max(self._told_by_s, self._calm_until_s) if self._is_dull else self._told_by_s
 
     def _is_starving(self) -> bool:
         """Whether a slot may soon have nothing to do, nor has the agent."""
@@ -146,12 +182,14 @@ class Agent:
         if self._held:
             news.append(Done(Outcomes.joined(self._held)))
         self._pool.news, self._held, self._told_by_s = [], [], math.inf
+        self._is_dull = True
         return [*news, *last]
 
     def _keep(self, outcomes: Outcomes) -> None:
         """Have outcomes told, at once if one is not a success of a short task."""
-        is_dull = not outcomes.failures and all(map(self._backlog.is_short, outcomes.spaces))
-        due_s = self._clock() + (_HOLD_S if is_dull else 0.0)
+        if outcomes.failures or not all(map(self._backlog.is_short, outcomes.spaces)):
+            self._is_dull = False
+        due_s = self._clock() + (_HOLD_S if self._is_dull else 0.0)
         self._told_by_s = min(self._told_by_s, due_s)
         self._held.append(outcomes)
 
@@ -239,7 +277,8 @@ class Agent:
                 self._end_late(slot)
 
     def _is_overdue(self, slot: Slot) -> bool:
-        return not slot.has_ended and self._clock() - slot.progressed_s > self._limit_s(slot)
+        silent_s = self._clock() - slot.progressed_s
+        return not slot.has_ended and silent_s > self._limit_s(slot) + _LATE_S
 
     def _limit_s(self, slot: Slot) -> float:
         space = slot.outstanding.next_space

@@ -76,11 +76,18 @@ class SlotPool:
         if not self.slots:
             self.news.append(Ready(message.space))
 
-    def listen(self, timeout_s: float) -> list[Slot]:
+    def listen(self, timeout_s: float, *, is_calm: bool = False) -> list[Slot]:
         """Return the slots that have told something, waiting up to `timeout_s` for one.
 
         What does not fit into a pipe at once is sent from here, and fork servers are heard.
+
+        Parameters
+        ----------
+        timeout_s : float
+        is_calm : bool
+            Hear of nothing from the slots but their end.
         """
+        wanted = 0 if is_calm else select.POLLIN
         poller = select.poll()
         slots: dict[int, Slot] = {}
         servers = {slot.server.fileno(): slot.server for slot in self.slots}
@@ -93,7 +100,7 @@ class SlotPool:
             else:
                 pipe = slot.process.pipe
                 slots[pipe.fileno()] = slot
-                poller.register(pipe, select.POLLIN | (select.POLLOUT if pipe.has_unsent else 0))
+                poller.register(pipe, wanted | (select.POLLOUT if pipe.has_unsent else 0))
         told = []
         for fd, event in poller.poll(math.ceil(1000 * timeout_s)):
             if fd in servers:

@@ -236,7 +236,7 @@ def _fitted(members: Iterable[LogStatistics], before: _Fit) -> _Fit:
         value, slope = _curve(mean, x)
         rest = y - value
         # An outlier is what is far off while most are not.
-        spread = variance + float(np.median(rest**2))
+        spread = variance + _median(rest**2)
         weight = (_FREEDOM + 1) / (_FREEDOM + rest**2 / spread) / spread
         # Without BLAS, whose threads wait for cores that tasks are busy on.
         precision = stiffness + np.einsum("mi,mj->ij", slope * weight[:, None], slope)
@@ -248,9 +248,16 @@ def _fitted(members: Iterable[LogStatistics], before: _Fit) -> _Fit:
     return _Fit(mean, np.linalg.inv(precision), residual)
 
 
+def _median(values: Vector) -> float:
+    """Return what ``np.median`` does, which takes longer than all the rest here."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
 def _start(mean: Vector, x: Vector, y: Vector) -> Vector:
     """Scale both terms so that half of the classes lie above: steps are few and short then."""
-    shift = float(np.median(y - _value(mean, x)))
+    shift = _median(y - _value(mean, x))
     started: Vector = mean + np.array([shift, shift, 0.0])
     return started
 

@@ -56,7 +56,7 @@ class SchedulerOptions:
     lookahead_tasks: int = 1
     min_grain_s: float = 0.005
     guided_factor: float = 2.0
-    max_tasks_per_slot: int = 1024
+    max_tasks_per_slot: int = 4096
     max_deaths: int = 3
     deadline_safety: float = 1.5
     prior_doubt: float = 10.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from qcmb_mpi.execution import agent as agents
+from qcmb_mpi.execution import slot as slots
 from qcmb_mpi.execution.agent import Agent
-from qcmb_mpi.execution.wire import Done, FromAgent
+from qcmb_mpi.execution.wire import Done, FromAgent, Recall, Returned
 from qcmb_mpi.expansion.plan import TaskSpace
 from tests.edge.agent_cases import ended, hear, new_agent, open_space, outcomes, work
 from tests.engines import ToyRecipe
@@ -52,3 +55,53 @@ def test_long_tasks_do_not_wait(agent: Agent) -> None:
     work(agent, range(6))
     hear(agent, lambda news: sum(sizes(news)) > 0)
     assert agent._backlog.next_space is not None
+
+
+@pytest.fixture
+def calm_agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+    """Give an agent that listens to no slot for long after each had a stock."""
+    monkeypatch.setattr(agents, "_HOLD_S", 1e6)
+    monkeypatch.setattr(agents, "_CALM_SHARE", 1e6)
+    yield from ended(new_agent())
+
+
+def make_calm(agent: Agent, recipe: ToyRecipe) -> None:
+    """Open a space and work on it until the agent is calm."""
+    open_space(agent, recipe)
+    work(agent, range(N_TASKS))
+    hear(agent, lambda _: agent.is_calm)
+
+
+def test_a_calm_agent_notices_the_end_of_a_slot(calm_agent: Agent) -> None:
+    make_calm(calm_agent, ToyRecipe(MANY, seconds=0.001))
+    os.kill(calm_agent._pool.slots[0].process.pid, signal.SIGKILL)
+    hear(calm_agent, lambda news: any(each.failure for each in outcomes(news)))
+
+
+def test_a_calm_agent_obeys_at_once(calm_agent: Agent) -> None:
+    make_calm(calm_agent, ToyRecipe(MANY, seconds=0.001))
+    calm_agent.handle(Recall(0))
+    assert not calm_agent.is_calm
+    assert any(isinstance(message, Returned) for message in calm_agent.poll(30.0))
+
+
+def test_an_agent_whose_slots_have_one_task_each_is_not_calm(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, seconds=0.12))
+    work(agent, range(8))
+    hear(agent, lambda news: sum(sizes(news)) >= 4)
+    assert not agent.is_calm
+
+
+def test_a_slot_is_not_taken_for_late_because_it_was_not_heard(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_space(agent, ToyRecipe(MANY, faults={0: "hang"}), timeout_s=30.0)
+    work(agent, [0])
+    hear(agent, lambda _: any(slot.outstanding for slot in agent._pool.slots))
+    [slot] = [slot for slot in agent._pool.slots if slot.outstanding]
+    held_s = slots._HOLD_S + agents._CALM_SHARE * agents._AHEAD_S
+    monkeypatch.setattr(agent, "_clock", lambda: 1000.0)
+    slot.progressed_s = 1000.0 - 30.0 - held_s
+    assert not agent._is_overdue(slot)
+    slot.progressed_s = 1000.0 - 30.0 - agents._LATE_S - 0.1
+    assert agent._is_overdue(slot)

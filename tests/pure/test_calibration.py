@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qcmb_mpi.scheduling import calibration
 from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer, LoadBalancer
 from qcmb_mpi.scheduling.calibration import PeakEnvelope
 from qcmb_mpi.scheduling.cost import CostEstimate, CostModel, with_threads
@@ -353,3 +354,9 @@ def test_work_is_dealt_on_top_of_what_workers_still_have() -> None:
     assert dealt.loads_s == (6.0, 5.0)
     with pytest.raises(ValueError, match="busy_s"):
         LoadBalancer().distribute_work([1.0], 2, busy_s=[1.0])
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_the_median_is_numpys_to_the_bit(n: int) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    assert calibration._median(values) == np.median(values)

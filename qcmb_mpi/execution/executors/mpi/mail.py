@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _N_TAGS = 32767  # what every MPI has
 _SHORTEST_S = 0.0002
 _LONGEST_S = 0.01
+_LONGEST_CALM_S = 0.03
 
 
 class Nap:
@@ -37,9 +38,10 @@ class Nap:
         """Start again with the shortest."""
         self.interval_s = _SHORTEST_S
 
-    def lengthen(self) -> None:
-        """Sleep longer, up to a limit."""
-        self.interval_s = min(2 * self.interval_s, _LONGEST_S)
+    def lengthen(self, *, is_calm: bool = False) -> None:
+        """Sleep longer, up to a limit; a higher one if nobody waits for an answer."""
+        longest_s = _LONGEST_CALM_S if is_calm else _LONGEST_S
+        self.interval_s = min(2 * self.interval_s, longest_s)
 
 
 class Line:

@@ -84,12 +84,13 @@ class MasterTransport:
                 return news
             wait_s = 0.0 if news else max(0.0, min(self._nap.interval_s, left_s))
             news += [(0, message) for message in self._agent.poll(wait_s)]
-            if news:
+            is_calm = self._agent.is_calm
+            if news and not is_calm:
                 self._nap.reset()
+            else:
+                self._nap.lengthen(is_calm=is_calm)
+            if news or left_s <= 0:
                 return news
-            if left_s <= 0:
-                return news
-            self._nap.lengthen()
 
     def send(self, to: int, message: ToAgent) -> None:
         """Send `message` to agent `to`; nothing to one that is lost."""

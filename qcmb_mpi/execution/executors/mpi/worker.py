@@ -77,7 +77,8 @@ class Worker:
                 self._take(message)
             is_busy = self._work(0.0 if messages else nap.interval_s) or bool(messages)
             self._mind_master(has_spoken=bool(messages))
-            nap.reset() if is_busy else nap.lengthen()
+            is_calm = self._agent.is_calm
+            nap.reset() if is_busy and not is_calm else nap.lengthen(is_calm=is_calm)
 
     def close(self, *, wait: bool = True) -> None:
         """End our slots."""
