@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from qcmb_mpi.expansion.levels import Expansion
 
 
+# Tasks looked up at once: more would keep the first of them waiting.
+_PORTION = 256
+
+
 @dataclass(frozen=True, slots=True)
 class SlotResources:
     """What one slot may use.
@@ -142,21 +146,22 @@ class QCEngine:
             _Chemistry(each.program, runner, specification(each), is_embedded=is_embedded)
             for each in space.expansion.model_chemistries
         ]
-        self._prepared: dict[int, _Task] = {}
+        self._coming = np.empty(0, dtype=np.int64)
+        self._found: dict[int, _Task] = {}
 
     def prepare(self, ids: ArrayLike) -> None:
-        """Look up tasks that come next: all at once that takes no time.
+        """Take note of tasks that come next: to look up many at once takes little longer than one.
 
         Parameters
         ----------
         ids : int64[m]
-            Task ids; what was prepared before is forgotten.
+            Task ids, in the order in which they will come; what was noted before is forgotten.
         """
-        self._prepared = self._looked_up(ids)
+        self._coming, self._found = np.asarray(ids, dtype=np.int64), {}
 
     def compute(self, task: int) -> Outcome:
         """Run task `task` of the space."""
-        found = self._prepared.get(task) or self._looked_up([task])[task]
+        found = self._found.get(task) or self._looked_up(task)
         chemistry = self._chemistries[found.chemistry]
         if chemistry.native is not None and found.atoms is not None:
             return chemistry.native.run(task, found.atoms)
@@ -166,15 +171,22 @@ class QCEngine:
             lambda: atomic_input(self._slicer.molecule(*found.cluster), chemistry.specification),
         )
 
-    def _looked_up(self, ids: ArrayLike) -> dict[int, _Task]:
-        ids = np.asarray(ids, dtype=np.int64)
-        found = self._space.clusters(ids)
-        clusters = list(zip(found.real, found.basis, strict=True))
+    def _looked_up(self, task: int) -> _Task:
+        """Look up a task and, if it was said to come, those that come after it."""
+        ids = np.array([task])
+        places = np.flatnonzero(self._coming == task)
+        if places.size:
+            ids = self._coming[places[0] :][:_PORTION]
+        clusters = self._space.clusters(ids)
+        pairs = list(zip(clusters.real, clusters.basis, strict=True))
         atoms: Sequence[Atoms | None] = [None] * len(ids)
         if any(each.native for each in self._chemistries):
-            atoms = self._slicer.atoms(clusters)
-        rows = map(_Task, found.model_chemistry.tolist(), clusters, atoms)
-        return dict(zip(ids.tolist(), rows, strict=True))
+            atoms = self._slicer.atoms(pairs)
+        rows = map(_Task, clusters.model_chemistry.tolist(), pairs, atoms)
+        found: dict[int, _Task] = dict(zip(ids.tolist(), rows, strict=True))
+        if places.size:
+            self._found = found
+        return found[task]
 
 
 class _Task(NamedTuple):

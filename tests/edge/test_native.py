@@ -17,6 +17,7 @@ from qcengine.programs.base import programs
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from qcmb_mpi import schema
+from qcmb_mpi.execution import engine as engine_module
 from qcmb_mpi.execution.engine import AtomicRunner, QCEngine, QCEngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Slicer
@@ -311,11 +312,13 @@ def test_tasks_that_were_prepared_are_looked_up_once(monkeypatch: pytest.MonkeyP
         return original(self, ids)
 
     monkeypatch.setattr(TaskSpace, "clusters", clusters)
+    monkeypatch.setattr(engine_module, "_PORTION", 3)
     loaded = schema.load_input(document("tblite", "gfn2"))
     engine = QCEngineRecipe(loaded.expansion).build(RESOURCES)
-    engine.prepare(np.array([5, 3]))
-    assert [engine.compute(task).task for task in (3, 5, 3, 0)] == [3, 5, 3, 0]
-    assert asked == [[5, 3], [0]]
+    engine.prepare(np.array([5, 3, 4, 6, 2]))
+    order = [5, 3, 4, 0, 4, 6, 2]
+    assert [engine.compute(task).task for task in order] == order
+    assert asked == [[5, 3, 4], [0], [6, 2]]
 
 
 def test_threads_that_are_right_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
