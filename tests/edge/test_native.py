@@ -23,7 +23,7 @@ from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Slicer
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.programs import native_harness
-from qcmb_mpi.programs.native import Atoms, Means
+from qcmb_mpi.programs.native import Atoms, CalculationFailed, Means
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
 from qcmb_mpi.programs.threads import limited_threads
@@ -368,6 +368,17 @@ def test_an_object_with_other_positions_gives_the_bits_of_a_new_one(
         atoms = waters(n, rng, charge, multiplicity)
         expected = bits(XtbCalculation(Asked(method, max_iterations=1000), Means()), atoms)
         assert bits(kept, atoms) == expected
+
+
+def test_an_object_is_for_one_charge_and_spin_and_no_ghosts() -> None:
+    rng = np.random.default_rng(5)
+    kept = XtbCalculation(Asked("gfn2", max_iterations=1000), Means())
+    for charge, multiplicity in ((0.0, 1), (0.0, 3), (1.0, 2), (-1.0, 2), (0.0, 1)):
+        atoms = waters(1, rng, charge, multiplicity)
+        expected = bits(XtbCalculation(Asked("gfn2", max_iterations=1000), Means()), atoms)
+        assert bits(kept, atoms) == expected
+    with pytest.raises(CalculationFailed, match="no ghost atoms"):
+        kept.run(atoms._replace(is_real=np.array([True, True, False])))
 
 
 def test_after_an_error_an_object_is_not_used_again() -> None:
