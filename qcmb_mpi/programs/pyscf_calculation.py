@@ -70,6 +70,8 @@ class PySCFCalculation:
         return numbers
 
     def _numbers(self, atoms: Atoms, output: io.StringIO) -> Numbers:
+        import pyscf.lib  # noqa: F401  before threads are limited, or it would not be seen
+
         # PySCF threads by itself, calling BLAS from its threads or between them. Threads of BLAS
         # add nothing but a fight for cores: 4 and 4 of them are no faster than 1, 4 and 1 three
         # times.

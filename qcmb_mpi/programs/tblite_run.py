@@ -63,6 +63,7 @@ class XtbCalculation:
 
     def run(self, atoms: Atoms) -> Numbers:
         """Compute energy, and gradient if asked for."""
+        import tblite.interface  # before threads are limited, or its libraries would not be seen
         from tblite.exceptions import TBLiteRuntimeError
 
         own = self._of_thread()
@@ -73,7 +74,7 @@ class XtbCalculation:
             with limited_threads(self._n_threads):
                 calculator, n_orbitals = own.known.pop(key, (None, 0))
                 if calculator is None:
-                    calculator = self._new(atoms, own.output)
+                    calculator = self._new(tblite.interface.Calculator, atoms, own.output)
                 else:
                     calculator.update(atoms.positions_bohr)
                 result = calculator.singlepoint()
@@ -95,11 +96,9 @@ class XtbCalculation:
             own = self._local.own = _OfThread()
         return own
 
-    def _new(self, atoms: Atoms, output: list[str]) -> Any:
-        import tblite.interface
-
+    def _new(self, make: Any, atoms: Atoms, output: list[str]) -> Any:
         _check_molecule(atoms)
-        calculator = tblite.interface.Calculator(
+        calculator = make(
             self._method,
             atoms.numbers,
             atoms.positions_bohr,

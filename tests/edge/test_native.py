@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -319,6 +321,38 @@ def test_tasks_that_were_prepared_are_looked_up_once(monkeypatch: pytest.MonkeyP
     order = [5, 3, 4, 0, 4, 6, 2]
     assert [engine.compute(task).task for task in order] == order
     assert asked == [[5, 3, 4], [0], [6, 2]]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "method", "basis", "library"),
+    [
+        ("tblite_run", "XtbCalculation", "gfn2", None, "tblite.library"),
+        ("pyscf_calculation", "PySCFCalculation", "hf", "sto-3g", "pyscf.lib"),
+    ],
+)
+def test_the_first_calculation_of_a_process_is_limited_as_well(
+    module: str, name: str, method: str, basis: str | None, library: str
+) -> None:
+    code = f"""
+import sys
+from types import SimpleNamespace
+import numpy as np
+from qcmb_mpi.programs import {module} as module
+from qcmb_mpi.programs.native import Atoms, Means
+limited, calls = module.limited_threads, []
+def limited_threads(*arguments, **options):
+    calls.append({library!r} in sys.modules)
+    return limited(*arguments, **options)
+module.limited_threads = limited_threads
+model = SimpleNamespace(method={method!r}, basis={basis!r})
+asked = SimpleNamespace(driver=SimpleNamespace(value="energy"), model=model, keywords={{}})
+he = Atoms(np.array([2]), np.array(["He"]), np.zeros((1, 3)), np.array([True]), 0.0, 1, str)
+assert {library!r} not in sys.modules
+module.{name}(asked, Means()).run(he)
+print(calls)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[True]\n", "")
 
 
 def test_threads_that_are_right_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
