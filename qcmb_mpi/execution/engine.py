@@ -3,7 +3,8 @@
 Rules of this file
 ------------------
 1. Runs inside a slot: nothing here knows ranks, queues or stores.
-2. ``compute`` never raises for a failed calculation: a failure is a value.
+2. QCEngine is imported by whoever runs calculations, not by whoever only sends recipes.
+3. ``compute`` never raises for a failed calculation: a failure is a value.
 """
 
 from __future__ import annotations
@@ -20,19 +21,17 @@ from numpy.typing import ArrayLike
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.acceptance import judge
 from qcmb_mpi.execution.attempts import Attempt, Attempts, Fields, raised
-from qcmb_mpi.execution.native import NativeRunner
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Cluster, Slicer, atomic_input, specification
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.machine.processor import processor_name
-from qcmb_mpi.programs import native_harness
-from qcmb_mpi.programs.calls import Caller, changed_environment
 from qcmb_mpi.programs.native import Atoms
 from qcmb_mpi.programs.thread_config import calculation_environment
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicInput, AtomicSpecification
 
+    from qcmb_mpi.execution.native import NativeRunner
     from qcmb_mpi.expansion.levels import Expansion
 
 
@@ -227,6 +226,8 @@ class AtomicRunner:
     def __init__(
         self, resources: SlotResources, *, wants_records: bool = False, is_remedied: bool = False
     ) -> None:
+        from qcmb_mpi.programs.calls import Caller
+
         self._n_threads = resources.n_threads
         self._wants_records = wants_records
         self._attempts = Attempts(resources, is_remedied=is_remedied)
@@ -235,6 +236,9 @@ class AtomicRunner:
 
     def native(self, program: str, specification: AtomicSpecification) -> NativeRunner | None:
         """Return what runs it without QCEngine; None if it cannot, or whole results are wanted."""
+        from qcmb_mpi.execution.native import NativeRunner
+        from qcmb_mpi.programs import native_harness
+
         harness = native_harness(program)
         if harness is None or self._wants_records or specification.extras:
             return None
@@ -252,6 +256,8 @@ class AtomicRunner:
         return self._attempts.outcome(task, program, begin)
 
     def _attempt(self, program: str, inp: AtomicInput) -> Fields:
+        from qcmb_mpi.programs.calls import changed_environment
+
         try:
             with changed_environment(self._variables(program)):
                 result = self._caller.compute(inp, program, is_bare=not self._wants_records)

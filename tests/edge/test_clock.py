@@ -28,7 +28,7 @@ from tests.toys import toy_expansion
 SHOWN_ONLY = {
     "driver.py": "started_s and updated_s of the store, for `status`",
     "execution/agent.py": "start_s of an outcome, for the timeline",
-    "execution/engine.py": "start_s of an outcome, for the timeline",
+    "execution/attempts.py": "start_s of an outcome, for the timeline",
     "execution/contained.py": "start_s of an outcome, for the timeline",
     "execution/executors/inline.py": "start_s of an outcome, for the timeline",
     "machine/walltime.py": "asked once: batch systems tell the end of a job by the wall clock",
