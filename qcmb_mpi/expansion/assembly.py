@@ -131,9 +131,10 @@ def expand(space: TaskSpace, block: Block | int, rank: int, array: Array) -> Arr
 def _properties(space: TaskSpace, values: ComponentValues) -> list[str]:
     if space.n_tasks == 0:
         return list(dict.fromkeys(["energy", space.expansion.driver]))
-    if "energy" not in values.properties:
+    found = values.properties  # asked once: it may be a look at every task
+    if "energy" not in found:
         raise ValueError("every task must have an energy")
-    return [name for name in PROPERTIES if name in values.properties]
+    return [name for name in PROPERTIES if name in found]
 
 
 def _assemble_property(

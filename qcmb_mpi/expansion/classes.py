@@ -8,7 +8,7 @@ Rules of this file
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qcmb_mpi.expansion.plan import TaskSpace
 
 _Kinds = tuple[tuple[int, ...], tuple[int, ...]]
+_Ids = NDArray[np.integer[Any]]
+_FEW_CODES = 1 << 16  # stable sorting of 16-bit numbers takes time in proportion to their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class CompositionClass:
     """
 
     block: int
-    ids: range | NDArray[np.int32] | NDArray[np.int64]
+    ids: range | _Ids
     real_kinds: tuple[int, ...]
     ghost_kinds: tuple[int, ...]
 
@@ -68,43 +70,46 @@ def composition_classes(space: TaskSpace) -> tuple[CompositionClass, ...]:
     )
 
 
-def _members(space: TaskSpace, index: int, kinds: Ints) -> dict[_Kinds, list[Ints]]:
+def _members(space: TaskSpace, index: int, kinds: Ints) -> dict[_Kinds, list[_Ids]]:
     """Sort one block's ids by the kinds of real and ghost fragments."""
     block = space.blocks[index]
-    members: dict[_Kinds, list[Ints]] = {}
+    small = np.dtype(np.int32 if block.ids.stop <= 2**31 else np.int64)
+    members: dict[_Kinds, list[_Ids]] = {}
     for part in portions(block.n_tasks, block.n_basis):
         ids = np.arange(part.start, part.stop) + block.start
         real, basis = space.fragments(block, ids - block.start)
-        codes = _codes(np.sort(kinds[real], axis=1))
+        columns = [np.sort(kinds[real], axis=1)]
         # Where the basis is the whole system, or without ghosts, it tells nothing more.
         if block.n_real < block.n_basis < len(kinds):
-            codes = _codes(np.column_stack([codes, np.sort(kinds[basis], axis=1)]))
+            columns.append(np.sort(kinds[basis], axis=1))
+        codes = _codes(np.concatenate(columns, axis=1), int(kinds.max()) + 1)
         order = np.argsort(codes, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-            ghosts = np.setdiff1d(basis[rows[0]], real[rows[0]])
-            key = (_ascending(kinds[real[rows[0]]]), _ascending(kinds[ghosts]))
-            members.setdefault(key, []).append(ids[rows])
+            first = real[rows[0]].tolist()
+            ghosts = [each for each in basis[rows[0]].tolist() if each not in first]
+            key = (_ascending(kinds[first]), _ascending(kinds[ghosts]))
+            members.setdefault(key, []).append(ids[rows].astype(small))
     return dict(sorted(members.items(), key=lambda item: int(item[1][0][0])))
 
 
-def _codes(rows: Ints) -> Ints:
+def _codes(rows: Ints, n_kinds: int) -> NDArray[np.uint16] | Ints:
     """Give equal rows equal numbers, and different rows different ones."""
-    codes = np.zeros(len(rows), dtype=np.int64)
+    codes, n_codes = np.zeros(len(rows), dtype=np.int64), 1
     for column in rows.T:
-        # Renumbering after every column keeps the product of the two ranges from overflowing.
-        _, codes = np.unique(codes * (int(column.max()) + 1) + column, return_inverse=True)
-    return codes
+        codes, n_codes = codes * n_kinds + column, n_codes * n_kinds
+        if n_codes > _FEW_CODES:  # renumbered, so that no product overflows
+            found, codes = np.unique(codes, return_inverse=True)
+            n_codes = len(found)
+    return codes.astype(np.uint16) if n_codes <= _FEW_CODES else codes
 
 
 def _ascending(kinds: Ints) -> tuple[int, ...]:
     return tuple(sorted(kinds.tolist()))
 
 
-def _compact(parts: list[Ints]) -> range | NDArray[np.int32] | NDArray[np.int64]:
-    """Join ascending ids: as a range if without gap, else in the smallest type."""
+def _compact(parts: list[_Ids]) -> range | _Ids:
+    """Join ascending ids: as a range if without gap."""
     first, last = int(parts[0][0]), int(parts[-1][-1])
     if sum(map(len, parts)) == last - first + 1:
         return range(first, last + 1)
-    if last < 2**31:
-        return np.concatenate(parts, dtype=np.int32, casting="unsafe")
     return np.concatenate(parts)

@@ -10,7 +10,7 @@ Rules of this file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from qcmb_mpi.expansion.system import System
 
 Array = NDArray[np.float64]
 Value = float | NDArray[np.float64]
+Arrays = Sequence[Array] | Array
 
 PROPERTIES = ("energy", "gradient", "hessian")
 
@@ -56,7 +57,7 @@ class ComponentValues(Protocol):
             In E_h, in canonical order.
         """
 
-    def arrays(self, block: Block, name: str) -> Iterator[tuple[Ints, list[Array]]]:
+    def arrays(self, block: Block, name: str) -> Iterator[tuple[Ints, Arrays]]:
         """Give a block's gradients or Hessians, portion by portion.
 
         Parameters
@@ -70,9 +71,9 @@ class ComponentValues(Protocol):
         ------
         ranks : int64[m]
             Places in the block: together all of them, ascending.
-        arrays : list of ndarray
+        arrays : sequence of ndarray, or one ndarray
             Natural size: ``(nat, 3)`` in E_h/a0 or ``(3 nat, 3 nat)`` in E_h/a0^2, nat counting the
-            atoms of the basis fragments.
+            atoms of the basis fragments; stacked along the first axis where all are alike.
         """
 
 
@@ -112,25 +113,22 @@ class EnergyAdder:
         """Sum over one block, named by its sizes."""
         block = _block(self._space, model_chemistry, n_real, n_basis)
         if block not in self._sums:
-            self._sums[block] = math.fsum(self._energies(block, 1.0))
+            self._sums[block] = math.fsum(chain.from_iterable(self._energies(block, 1.0)))
         return self._sums[block]
 
     def signed_sum(self, model_chemistry: int, n_basis: int) -> float:
         """Sum over all real sizes at once: rounded once, not once a block."""
         blocks = [_block(self._space, model_chemistry, k, n_basis) for k in range(1, n_basis + 1)]
-        return math.fsum(
-            chain.from_iterable(
-                self._energies(block, (-1.0) ** (n_basis - block.n_real)) for block in blocks
-            )
-        )
+        signed = [self._energies(block, (-1.0) ** (n_basis - block.n_real)) for block in blocks]
+        return math.fsum(chain.from_iterable(chain.from_iterable(signed)))
 
-    def _energies(self, block: Block, sign: float) -> Iterator[float]:
+    def _energies(self, block: Block, sign: float) -> Iterator[list[float]]:
         energies = np.asarray(self._values.energies(block), dtype=np.float64)
         if energies.shape != (block.n_tasks,):
             raise ValueError(f"{energies.shape} energies for the {block.n_tasks} tasks of {block}")
         # Python floats one portion at a time: 10 million at once would take 300 MB.
         for start in range(0, block.n_tasks, _PORTION):
-            yield from (sign * energies[start : start + _PORTION]).tolist()
+            yield (sign * energies[start : start + _PORTION]).tolist()
 
 
 class ArrayAdder:
@@ -159,7 +157,7 @@ class ArrayAdder:
         system = self._space.expansion.system
         total, n_done = zeros(system, self._name), 0
         for ranks, arrays in self._values.arrays(block, self._name):
-            if not arrays:
+            if not len(arrays):
                 continue
             expected = np.arange(n_done, n_done + len(arrays))
             if not np.array_equal(ranks, expected[: block.n_tasks - n_done]):
@@ -192,7 +190,7 @@ def zeros(system: System, name: str) -> Array:
     return np.zeros(shape)
 
 
-def scatter(name: str, total: Array, system: System, basis: Ints, arrays: list[Array]) -> None:
+def scatter(name: str, total: Array, system: System, basis: Ints, arrays: Arrays) -> None:
     """Add natural-size arrays into a full-size one, strictly in order.
 
     Parameters
@@ -205,7 +203,7 @@ def scatter(name: str, total: Array, system: System, basis: Ints, arrays: list[A
         The whole system.
     basis : int64[m, b]
         Fragments, 0-based, of each array.
-    arrays : list of ndarray
+    arrays : sequence of ndarray, or one ndarray
         Natural size, m of them.
 
     Raises
@@ -214,11 +212,10 @@ def scatter(name: str, total: Array, system: System, basis: Ints, arrays: list[A
         If there are not m arrays, or one is not of its fragments' size.
     """
     places, counts = _coordinates(system, basis)
+    _check_shapes(name, arrays, counts)
     if name == "gradient":
-        _check_shapes(arrays, [(count // 3, 3) for count in counts.tolist()])
         _scatter_gradients(total, places, arrays)
     else:
-        _check_shapes(arrays, [(count, count) for count in counts.tolist()])
         _scatter_hessians(total, np.split(places, np.cumsum(counts)[:-1]), arrays)
 
 
@@ -226,22 +223,31 @@ def _coordinates(system: System, basis: Ints) -> tuple[Ints, Ints]:
     """Give the full-size places of the coordinates of rows of fragments, and how many a row has."""
     sizes = 3 * np.array(system.fragment_sizes, dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
+    if (sizes == sizes[0]).all():
+        places = starts[basis][..., None] + np.arange(sizes[0])
+        return places.ravel(), np.full(len(basis), basis.shape[1] * sizes[0])
     counts = sizes[basis].ravel()
     shifts = starts[basis].ravel() - (np.cumsum(counts) - counts)
     return np.repeat(shifts, counts) + np.arange(counts.sum()), sizes[basis].sum(axis=1)
 
 
-def _scatter_gradients(total: Array, places: Ints, arrays: list[Array]) -> None:
+def _scatter_gradients(total: Array, places: Ints, arrays: Arrays) -> None:
+    numbers = arrays if isinstance(arrays, np.ndarray) else np.concatenate(arrays)
     # Unbuffered: one addition after the other, so that portions do not show in the bits.
-    np.add.at(total.reshape(-1), places, np.concatenate(arrays).reshape(-1))
+    np.add.at(total.reshape(-1), places, numbers.reshape(-1))
 
 
-def _scatter_hessians(total: Array, places: list[Ints], arrays: list[Array]) -> None:
+def _scatter_hessians(total: Array, places: list[Ints], arrays: Arrays) -> None:
     for own, array in zip(places, arrays, strict=True):
-        total[np.ix_(own, own)] += array
+        total[own[:, None], own] += array
 
 
-def _check_shapes(arrays: Iterable[Array], shapes: Iterable[tuple[int, int]]) -> None:
-    for array, shape in zip(arrays, shapes, strict=True):
+def _check_shapes(name: str, arrays: Arrays, counts: Ints) -> None:
+    if len(arrays) != len(counts):
+        raise ValueError(f"{len(arrays)} {name}s for {len(counts)} clusters")
+    if isinstance(arrays, np.ndarray) and (counts == counts[0]).all():
+        arrays, counts = arrays[:1], counts[:1]  # of a stack one stands for all
+    for array, count in zip(arrays, counts.tolist(), strict=True):
+        shape = (count // 3, 3) if name == "gradient" else (count, count)
         if array.shape != shape:
             raise ValueError(f"an array has the shape {array.shape} instead of {shape}")

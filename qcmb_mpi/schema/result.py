@@ -111,7 +111,7 @@ def _properties(loaded: LoadedInput, space: TaskSpace, numbers: ManyBodyNumbers)
         "calcinfo_nfr": expansion.system.n_fragments,
         "calcinfo_natom": expansion.system.n_atoms,
         "calcinfo_nmbe": space.n_tasks,
-        "nuclear_repulsion_energy": loaded.model.molecule.nuclear_repulsion_energy(),
+        "nuclear_repulsion_energy": nuclear_repulsion(loaded.model.molecule),
         "return_energy": ret["energy"],
     }
     if expansion.driver in ("gradient", "hessian"):
@@ -119,6 +119,31 @@ def _properties(loaded: LoadedInput, space: TaskSpace, numbers: ManyBodyNumbers)
     if expansion.driver == "hessian":
         properties["return_hessian"] = ret["hessian"]
     return properties
+
+
+def nuclear_repulsion(molecule: Any) -> float:
+    """Return the same bits as ``Molecule.nuclear_repulsion_energy``, not in 7 us a pair of atoms.
+
+    Parameters
+    ----------
+    molecule : Molecule
+        Ghosts have no charge.
+
+    Returns
+    -------
+    float
+        E_h.
+    """
+    geometry = np.asarray(molecule.geometry, dtype=np.float64)
+    charges = np.asarray(molecule.atomic_numbers, dtype=np.float64) * molecule.real
+    total = 0.0
+    for atom, charge in enumerate(charges.tolist()):
+        away = geometry[atom] - geometry[:atom]
+        # One product a pair and one sum after the other: anything else rounds otherwise.
+        squares = np.fromiter((each.dot(each) for each in away), np.float64, atom)
+        for term in (charge * charges[:atom] / np.sqrt(squares)).tolist():
+            total += term
+    return total
 
 
 def _collected(

@@ -13,8 +13,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qcmb_mpi.store import tables as schema
 from qcmb_mpi.store.overview import Query
@@ -60,10 +63,10 @@ class Tally(NamedTuple):
     n_done: int
     checksums: int
 
-    def plus(self, checksums: Iterable[int]) -> Tally:
+    def plus(self, checksums: Sequence[int] | NDArray[np.int64]) -> Tally:
         """Count some more rows, by their checksums."""
-        more = list(checksums)
-        return Tally(self.n_done + len(more), (self.checksums + sum(more)) & _MASK)
+        more = np.asarray(checksums, dtype=np.int64)
+        return Tally(self.n_done + len(more), (self.checksums + int(more.sum())) & _MASK)
 
 
 class Listed(NamedTuple):

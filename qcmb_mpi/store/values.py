@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure
 from qcmb_mpi.expansion.plan import Block, TaskSpace
-from qcmb_mpi.store import tally
+from qcmb_mpi.expansion.sums import Arrays
+from qcmb_mpi.store import dense, tally
 from qcmb_mpi.store.codec import (
     KINDS,
     BlockKey,
@@ -102,13 +103,15 @@ class SpaceView:
         """Find the tasks that are done, ascending; see :meth:`Store.done`."""
         parts = [np.empty(0, dtype=np.int64)]
         for block in self.space.blocks:
-            listed = self._listed(block)
-            pages = list(self._done_rows(block))
-            if pages:
-                ranks, _, kinds = (np.concatenate(part) for part in zip(*pages, strict=True))
-                self._check_payloads(block, listed, ranks, kinds)
+            listed, expected = self._listed(block), dict.fromkeys(KINDS, (0, 0))
+            for ranks, _, kinds in self._done_rows(block):
+                for name, kind in KINDS.items():
+                    n, total = expected[name]
+                    wanted = ranks[(kinds & kind) == kind] % _RANKS
+                    expected[name] = n + len(wanted), total + int(wanted.sum())
                 has_record = (kinds & RECORD) == RECORD
                 parts.append(block.start + (ranks[has_record] if with_records else ranks))
+            self._check_payloads(block, listed, expected)
         return np.concatenate(parts)
 
     def remedied(self, *, with_records: bool) -> Counter[str]:
@@ -154,7 +157,7 @@ class SpaceView:
             raise self._incomplete(block, n_missing)
         return energies
 
-    def arrays(self, block: Block, name: str) -> Iterator[tuple[Ints, list[Floats]]]:
+    def arrays(self, block: Block, name: str) -> Iterator[tuple[Ints, Arrays]]:
         """Read the gradients or Hessians of a block.
 
         Parameters
@@ -168,19 +171,21 @@ class SpaceView:
         ------
         ranks : int64[m]
             Ascending; all of them together are ``range(block.n_tasks)``.
-        arrays : list of ndarray
-            Of natural size: ``(nat, 3)``, E_h/a0, or ``(3 nat, 3 nat)``, E_h/a0^2.
+        arrays : list of ndarray, or one ndarray
+            Of natural size: ``(nat, 3)``, E_h/a0, or ``(3 nat, 3 nat)``, E_h/a0^2; where all of a
+            page are of one size, in one array along a first axis.
 
         Raises
         ------
         StoreError
             If one is missing or damaged.
         """
-        n_read = 0
-        for rows in self._blobs(block, KINDS[name]):
+        n_read, kind = 0, KINDS[name]
+        for rows in self._blobs(block, kind):
             with guarded(self._path):
                 ranks = np.array([row[0] for row in rows], dtype=np.int64)
-                arrays = [decode_array(KINDS[name], row[1]) for row in rows]
+                stack = dense.decode_stack(kind, [row[1] for row in rows])
+                arrays = [decode_array(kind, row[1]) for row in rows] if stack is None else stack
             if not np.array_equal(ranks, np.arange(n_read, n_read + len(ranks))):
                 break
             n_read += len(ranks)
@@ -261,15 +266,24 @@ class SpaceView:
 
     def _have(self, block: Block, name: str) -> bool:
         """Tell whether all tasks of a block are done with a property."""
+        listed, chemistries = self._listed(block), self.space.expansion.model_chemistries
+        if listed is None or (listed.tally and listed.tally.n_done < block.n_tasks):
+            return block.n_tasks == 0
+        if listed.tally and chemistries[block.model_chemistry].driver == name:
+            return True  # nothing is done without it
         condition = "energy IS NOT NULL" if name == "energy" else f"kinds & {KINDS[name]}"
         sql = f"SELECT count(*) FROM component WHERE block = ? AND status = {DONE} AND {condition}"
-        rows = self._query(sql, (self.block_id(block),))
+        rows = self._query(sql, (listed.id,))
         return bool(rows[0][0] == block.n_tasks)
 
     def _done_rows(self, block: Block) -> Iterator[tuple[Ints, Floats, Ints]]:
         """Yield ranks, energies and kinds of done rows; refuse if one is not whole, or missing."""
         listed, seen = self._listed(block), tally.Tally(0, 0)
-        for rows in self._pages(_DONE, block):
+        if listed is not None and listed.tally and listed.tally.n_done == block.n_tasks:
+            for ranks, energies, kinds, checksums in self._dense_rows(block, listed.id):
+                seen = seen.plus(checksums)
+                yield ranks, energies, kinds
+        for rows in self._pages(_DONE, block, last=seen.n_done - 1):
             with guarded(self._path):
                 ranks, energies, kinds, is_whole = decode_rows(self._keys[block], rows)
                 seen = seen.plus([row[3] for row in rows])
@@ -280,16 +294,24 @@ class SpaceView:
         if listed is not None and listed.tally not in (None, seen):
             self._refuse(block, listed, f"{seen.n_done} results are in sight, not all of them")
 
+    def _dense_rows(self, block: Block, identity: int) -> Iterator[tuple[Ints, Floats, Ints, Ints]]:
+        """Yield ranks, energies, kinds and checksums from the first row on, until one is odd."""
+        for start in range(0, block.n_tasks, dense.PAGE_ROWS):
+            ranks = np.arange(start, min(start + dense.PAGE_ROWS, block.n_tasks))
+            rows = self._query(dense.ROWS, (identity, start, start + len(ranks)))
+            found = dense.decode_run(self._keys[block], ranks, rows)
+            if found is None:
+                return
+            yield ranks, *found
+
     def _check_payloads(
-        self, block: Block, listed: tally.Listed | None, ranks: Ints, kinds: Ints
+        self, block: Block, listed: tally.Listed | None, expected: Mapping[str, tuple[int, int]]
     ) -> None:
         """Refuse if an array or record of a done row is out of sight."""
         if listed is None or listed.tally is None:
             return
-        for name, kind in KINDS.items():
-            wanted = ranks[(kinds & kind) == kind] % _RANKS
-            expected = (len(wanted), int(wanted.sum()))
-            if len(wanted) and self._query(_PAYLOADS, (listed.id, kind))[0] != expected:
+        for name, (n, total) in expected.items():
+            if n and self._query(_PAYLOADS, (listed.id, KINDS[name]))[0] != (n, total):
                 self._refuse(block, listed, f"not every {name} is in sight")
 
     def _refuse(self, block: Block, listed: tally.Listed, what: str) -> None:
@@ -312,10 +334,12 @@ class SpaceView:
                 raise damaged(self._path, "an array or record fails its checksum")
             yield rows
 
-    def _pages(self, sql: str, block: Block, n_rows: int | None = None) -> Iterator[list[Row]]:
-        """Yield the rows of a block by ascending rank, ``n_rows`` at a time."""
+    def _pages(
+        self, sql: str, block: Block, n_rows: int | None = None, *, last: int = -1
+    ) -> Iterator[list[Row]]:
+        """Yield the rows of a block by ascending rank after `last`, ``n_rows`` at a time."""
         n_rows = n_rows or _PAGE_ROWS
-        identity, last = self.block_id(block), -1
+        identity = self.block_id(block)
         while identity is not None:
             rows = self._query(sql, (identity, last, n_rows))
             if rows:

@@ -24,6 +24,7 @@ from qcmb_mpi.errors import InputError, StoreError
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import Block, TaskSpace
 from qcmb_mpi.schema import reading
+from qcmb_mpi.schema.result import nuclear_repulsion
 
 PROGRAM = "closedform"
 BSSE = [["nocp"], ["cp"], ["vmfc"], ["nocp", "cp", "vmfc"], ["vmfc", "cp"], ["cp", "nocp"]]
@@ -37,6 +38,17 @@ LEVELS: list[dict[str, Any]] = [
     {"levels": {1: "high", 2: "middle", "supersystem": "low"}},
     {"levels": {3: "middle"}},
 ]
+
+
+@pytest.mark.parametrize("name", ["water-64", "mixed-organic-4", "sodium-water-4"])
+@pytest.mark.parametrize("n_ghosts", [0, 5])
+def test_nuclear_repulsion_has_the_bits_of_qcelemental(name: str, n_ghosts: int) -> None:
+    path = Path(__file__).resolve().parents[2] / "geometries" / f"{name}.json"
+    molecule = Molecule(**json.loads(path.read_text(encoding="utf-8")))
+    is_real = [True] * (len(molecule.symbols) - n_ghosts) + [False] * n_ghosts
+    molecule = molecule.model_copy(update={"real_": np.array(is_real)})
+    assert int(molecule.real.sum()) == len(is_real) - n_ghosts
+    assert nuclear_repulsion(molecule) == molecule.nuclear_repulsion_energy()
 
 
 # ---- a program in closed form --------------------------------------------------------------

@@ -17,10 +17,10 @@ from qcmb_mpi.errors import StoreError
 from qcmb_mpi.expansion.assembly import ComponentValues, assemble
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.policy import ErrorClass
-from qcmb_mpi.store import Store
+from qcmb_mpi.store import Store, dense
 from qcmb_mpi.store import codec as store_codec
 from qcmb_mpi.store import values as store_values
-from qcmb_mpi.store.codec import BlockKey
+from qcmb_mpi.store.codec import BlockKey, Ints
 from qcmb_mpi.store.tables import GRADIENT, HESSIAN
 from tests.edge.store_cases import energy_of, make_failure, make_outcome, make_space, n_atoms_of
 
@@ -67,6 +67,54 @@ def test_all_values_come_back_bit_by_bit_in_canonical_order(
                 assert array.shape == getattr(outcome, name).shape
                 assert array.flags.writeable
     assert store.done(0).tolist() == list(range(space.n_tasks))
+
+
+@pytest.mark.parametrize("driver", ["energy", "gradient"])
+def test_all_rows_of_a_complete_block_are_read_without_their_ranks(
+    store: Store, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PAGE_ROWS", 4)
+    space = make_space(3, driver=driver)
+    values = filled(store, space)
+    has_energy = [make_outcome(space, task).energy_hartree for task in range(space.n_tasks)]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("rows were decoded one by one")
+
+    monkeypatch.setattr(store_values, "decode_rows", refuse)
+    for block in space.blocks:
+        found = values.energies(block).tolist()
+        assert found == [has_energy[task] for task in block.ids]
+    assert store.done(0).tolist() == list(range(space.n_tasks))
+
+
+def test_complete_blocks_without_energies_are_read_too(store: Store) -> None:
+    space = make_space(driver="gradient")
+    store.attach(0, space)
+    ids = range(space.n_tasks)
+    store.append([make_outcome(space, task, energy_hartree=None) for task in ids])
+    assert store.values(0).properties == {"gradient"}
+    assert np.isnan(store.values(0).energies(space.blocks[1], allow_missing=True)).all()
+    assert store.done(0).tolist() == list(ids)
+
+
+@pytest.mark.parametrize("odd", [0, 3, 4, 9])
+def test_from_an_odd_page_on_rows_are_decoded_one_by_one(
+    store: Store, odd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PAGE_ROWS", 4)
+    monkeypatch.setattr(store_values, "_PAGE_ROWS", 4)
+    space = make_space()
+    values = filled(store, space)
+    decode = dense.decode_run
+
+    def stopping(key: BlockKey, ranks: Ints, rows: list[tuple[object, ...]]) -> object:
+        return None if odd in ranks else decode(key, ranks, rows)
+
+    monkeypatch.setattr(dense, "decode_run", stopping)
+    pairs = space.blocks[1]
+    expected = [make_outcome(space, task).energy_hartree for task in pairs.ids]
+    assert values.energies(pairs).tolist() == expected
 
 
 def test_assembly_from_the_store_does_not_depend_on_the_order_of_arrival() -> None:

@@ -154,6 +154,43 @@ class TestArrays:
             other = assemble(space, Components(space, components.values, portion=portion))
             assert _bytes(reference) == _bytes(other)
 
+    @pytest.mark.parametrize("name", ["gradient", "hessian"])
+    @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 2, 1)])
+    def test_stacks_give_the_same_bits_as_single_arrays(
+        self, name: str, sizes: tuple[int, ...]
+    ) -> None:
+        space = make_space(sizes, {1: "a", 2: "b"}, ["vmfc", "cp"])
+        components = random_components(space, np.random.default_rng(4), ["energy", name])
+        reference = assemble(space, components)
+        single = components.arrays
+
+        def stacked(block, name):
+            for ranks, arrays in single(block, name):
+                is_alike = len({array.shape for array in arrays}) == 1
+                yield ranks, np.array(arrays) if is_alike else arrays
+
+        components.arrays = stacked  # type: ignore[method-assign]
+        assert _bytes(assemble(space, components)) == _bytes(reference)
+
+    def test_properties_are_asked_for_once(self) -> None:
+        class Counting(Components):
+            n_asked = 0
+
+            @property
+            def properties(self):
+                self.n_asked += 1
+                return frozenset({"energy", "gradient"})
+
+            @properties.setter
+            def properties(self, _):
+                pass
+
+        space = make_space((1, 2, 1), {1: "a", 2: "a"})
+        values = random_components(space, np.random.default_rng(2), ["energy", "gradient"]).values
+        components = Counting(space, values)
+        assemble(space, components)
+        assert components.n_asked == 1
+
     def test_results_share_no_memory_with_each_other(self) -> None:
         space = make_space((1, 2, 1), {1: "a", 2: "a"}, ["nocp", "cp"])
         components = random_components(space, np.random.default_rng(2), ["energy", "gradient"])
@@ -239,6 +276,19 @@ class TestBadValues:
         )
         with pytest.raises(ValueError, match=r"shape \(2, 3\) instead of \(1, 3\)"):
             assemble(self.space, components)
+
+    @pytest.mark.parametrize("shape", [(3, 2, 3), (3, 1, 1), (2, 1, 3)])
+    def test_stacks_of_other_shapes_or_numbers_are_noticed(self, shape: tuple[int, ...]) -> None:
+        space = make_space((1, 1, 1), {1: "a"})
+        components = random_components(space, np.random.default_rng(0), ["energy", "gradient"])
+        ranks = np.arange(3)
+        components.arrays = (
+            lambda *_: iter(  # type: ignore[method-assign]
+                [(ranks[: shape[0]], np.zeros(shape))]
+            )
+        )
+        with pytest.raises(ValueError, match=r"instead of \(1, 3\)|2 gradients for the 3 tasks"):
+            assemble(space, components)
 
     @pytest.mark.parametrize(
         ("ranks", "message"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.expansion import subsets
+from qcmb_mpi.expansion import classes, subsets
 from qcmb_mpi.expansion.plan import Clusters, TaskSpace
 from qcmb_mpi.expansion.system import System, fingerprint
 from tests.expansion_cases import make_space, make_system, random_case
@@ -166,9 +166,9 @@ class TestClasses:
 
     def test_one_kind_gives_ranges(self) -> None:
         space = make_space((1, 1, 1, 1), {1: "a", 2: "a", 3: "a"}, ["vmfc", "cp"])
-        classes = space.classes()
-        assert [each.ids for each in classes] == [block.ids for block in space.blocks]
-        for each, block in zip(classes, space.blocks, strict=True):
+        found = space.classes()
+        assert [each.ids for each in found] == [block.ids for block in space.blocks]
+        for each, block in zip(found, space.blocks, strict=True):
             assert each.real_kinds == (0,) * block.n_real
             assert each.ghost_kinds == (0,) * (block.n_basis - block.n_real)
 
@@ -193,6 +193,33 @@ class TestClasses:
         found = {(c.block, c.real_kinds, c.ghost_kinds): list(c.ids) for c in space.classes()}
         assert found == expected
         assert [each.ids[0] for each in space.classes()] == [ids[0] for ids in expected.values()]
+
+    @pytest.mark.parametrize("few", [1, 4, 1 << 16])
+    def test_more_combinations_of_kinds_than_a_short_number_holds_are_told_apart(
+        self, few: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = make_space((), {1: "a", 2: "a", 3: "a"}, ["vmfc", "cp"], system=self.system)
+        expected = [
+            (each.block, list(each.ids), each.real_kinds, each.ghost_kinds)
+            for each in before.classes()
+        ]
+        monkeypatch.setattr(classes, "_FEW_CODES", few)
+        found = [
+            (each.block, list(each.ids), each.real_kinds, each.ghost_kinds)
+            for each in before.classes()
+        ]
+        assert found == expected
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 200), st.integers(0, 2**32 - 1))
+    def test_codes_are_equal_where_rows_are(
+        self, n_kinds: int, width: int, n_rows: int, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(0, n_kinds, (n_rows, width)) // rng.integers(1, n_kinds + 1)
+        codes = classes._codes(rows, n_kinds).tolist()
+        pairs = set(zip(codes, map(tuple, rows.tolist()), strict=True))
+        assert len(pairs) == len(set(codes)) == len(np.unique(rows, axis=0))
 
     def test_ids_without_gap_are_a_range_and_others_small_integers(self) -> None:
         space = make_space((), {1: "a", 2: "a", "supersystem": "s"}, system=self.system)
