@@ -256,15 +256,37 @@ def _add_jobscript(commands: Any) -> None:
 
 def _add_simulate(commands: Any) -> None:
     parser = _command(commands, "simulate", "Run the real scheduler under a fake clock.")
-    parser.add_argument("input", metavar="INPUT", nargs="?")
-    parser.add_argument("--tasks", type=_positive, metavar="N", help="instead of INPUT")
-    parser.add_argument("--task-seconds", type=_positive_seconds, default=1.0, metavar="S")
-    parser.add_argument("--ranks", type=_positive, required=True, metavar="N")
-    parser.add_argument("--slots", type=_positive, default=1, metavar="N", help="of each rank")
-    parser.add_argument("--message-seconds", type=_seconds, default=1e-4, metavar="S")
-    parser.add_argument("--spread", type=_seconds, default=0.3, help="sigma of ln(task time)")
-    parser.add_argument("--seed", type=_count, default=1)
-    parser.add_argument("--json", action="store_true", help="as JSON (default text)")
+    add = parser.add_argument
+    add("input", metavar="INPUT", nargs="?")
+    add("--tasks", type=_positive, metavar="N", help="instead of INPUT")
+    text = "of each task; A-B: log-normal between them (default 1)"
+    add("--task-seconds", type=_range, default=(1.0, 1.0), metavar="S|A-B", help=text)
+    add("--ranks", type=_positive, required=True, metavar="N")
+    add("--slots", type=_positive, default=1, metavar="N", help="of each rank")
+    text = "sigma of ln(true / predicted task time) (default 0.3)"
+    add("--spread", type=_seconds, default=0.3, metavar="X", help=text)
+    add("--blind", action="store_true", help="predict the mean for all (default A-B in classes)")
+    add("--seed", type=_count, default=1, metavar="N")
+    add("--json", action="store_true", help="as JSON (default text)")
+    group = parser.add_argument_group("what goes wrong")
+    text = "share of attempts that fail (default 0)"
+    group.add_argument("--failures", type=_share, default=0.0, metavar="P", help=text)
+    text = "share of tasks that take ten times longer (default 0)"
+    group.add_argument("--stragglers", type=_share, default=0.0, metavar="P", help=text)
+    text = "ranks that are lost, one after the other (default 0)"
+    group.add_argument("--losses", type=_count, default=0, metavar="N", help=text)
+    group = parser.add_argument_group("what the master and messages take")
+    text = "charge what each step really takes here (default: the same time for all)"
+    group.add_argument("--timed", action="store_true", help=text)
+    for name, default, text in (
+        ("--message-seconds", 1e-4, "a message on its way (default 0.0001)"),
+        ("--report-seconds", None, "a rank collects results (default: by number of ranks)"),
+        ("--step-seconds", 6e-5, "a step of the scheduler (default 0.00006)"),
+        ("--receive-seconds", 2e-5, "a message received (default 0.00002)"),
+        ("--result-seconds", 1.5e-5, "a result unpacked and stored (default 0.000015)"),
+        ("--send-seconds", 3e-5, "a message sent (default 0.00003)"),
+    ):
+        group.add_argument(name, type=_seconds, default=default, metavar="S", help=text)
     _add_geometry_options(parser)
 
 
@@ -292,6 +314,22 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be seconds, 0 or more (got {text!r})")
+    return value
+
+
+def _range(text: str) -> tuple[float, float]:
+    """Read seconds, or two with a dash between (that of an exponent is none)."""
+    low, dash, high = text.replace("e-", "e~").partition("-")
+    ends = [_positive_seconds(each.replace("e~", "e-")) for each in (low, high if dash else low)]
+    if ends[0] > ends[1]:
+        raise argparse.ArgumentTypeError(f"must be from less to more (got {text!r})")
+    return ends[0], ends[1]
+
+
+def _share(text: str) -> float:
+    value = _seconds(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1 (got {text!r})")
     return value
 
 

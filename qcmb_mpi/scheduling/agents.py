@@ -74,8 +74,10 @@ class Agent:
 
     def held_s(self, books: Mapping[int, Ledger]) -> float:
         """Return the predicted seconds of all it holds."""
-        load = self.load.items()
-        return sum(n * float(books[space].cost_s[index]) for (space, index), n in load)
+        seconds = 0.0
+        for (space, index), n in self.load.items():
+            seconds += n * books[space].cost_of[index]
+        return seconds
 
     def unstarted_s(self, books: Mapping[int, Ledger]) -> float:
         """Return the predicted seconds of what it cannot have started."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from qcmb_mpi.scheduling.agents import Agent
-from qcmb_mpi.scheduling.ledger import NOBODY, Ledger, Trials
+from qcmb_mpi.scheduling.ledger import NOBODY, Ledger, Parts, Trials
 from qcmb_mpi.scheduling.messages import DONE, QUARANTINED, READY, Ids, Quarantine, as_ids
 from qcmb_mpi.scheduling.order import Priority
 from qcmb_mpi.scheduling.policy import Decision, ErrorClass, decide, is_place_suspected
@@ -42,15 +42,18 @@ class Custody:
                 self._pool.wide[book.space, index] = None
         queue.sort()
 
-    def settle(self, book: Ledger, ids: Ids) -> list[int]:
-        """Note that tasks are done, whoever holds them; return the holders."""
-        holders = self._free(book, ids)
-        book.move(ids, DONE)
+    def settle(self, book: Ledger, ids: Ids, parts: Parts) -> list[int]:
+        """Note that tasks are done, whoever holds them; return the holders.
+
+        ``parts`` are the book's groups of them.
+        """
+        holders = self._free(book, ids, parts)
+        book.move(ids, DONE, parts)
         if book.trials or self._pool.lone:
             for task in ids.tolist():
                 book.trials.pop(task, None)
                 self._pool.lone.pop((book.space, task), None)
-        self._forget_settled(book, ids)
+        self._forget_settled(book, parts)
         return holders
 
     def give_back(self, book: Ledger, ids: Ids) -> None:
@@ -170,29 +173,32 @@ class Custody:
         self._free(book, ids)
         book.move(ids, QUARANTINED)
         self._pool.lone.pop((book.space, task), None)
-        self._forget_settled(book, ids)
+        self._forget_settled(book, book.groups(ids))
         trials = book.trials.get(task, Trials())
         return Quarantine(book.space, task, error, trials.n_attempts + trials.n_deaths)
 
-    def _forget_settled(self, book: Ledger, ids: Ids) -> None:
+    def _forget_settled(self, book: Ledger, parts: Parts) -> None:
         """Look no longer after wide classes whose last tasks these were."""
-        for index, _ in book.groups(ids) if self._pool.wide else ():
+        for index, _ in parts if self._pool.wide else ():
             if not book.n_unsettled_of[index]:
                 self._pool.wide.pop((book.space, index), None)
 
-    def _free(self, book: Ledger, ids: Ids) -> list[int]:
+    def _free(self, book: Ledger, ids: Ids, parts: Parts | None = None) -> list[int]:
         """Take tasks from whoever holds them; return those agents."""
         holders = book.holders[ids]
-        numbers = [int(holders[0])] if len(ids) == 1 else list(dict.fromkeys(holders.tolist()))
+        numbers = list(dict.fromkeys(holders.tolist()))
+        is_one = len(numbers) == 1
         numbers = [number for number in numbers if number != NOBODY]
         for number in numbers:
             agent = self._pool.agents[number]
-            mine = ids if len(numbers) == 1 and len(ids) == 1 else ids[holders == number]
-            for index, places in book.groups(mine):
-                agent.drop(book.space, index, len(mine[places]))
+            mine = ids if is_one else ids[holders == number]
+            for index, places in parts if is_one and parts is not None else book.groups(mine):
+                n = len(mine) if isinstance(places, slice) else len(places)
+                agent.drop(book.space, index, n)
             for task in mine.tolist() if agent.shunned else ():
                 agent.shunned.pop((book.space, task), None)
-        book.holders[ids] = NOBODY
+        if numbers:
+            book.holders[ids] = NOBODY
         for number in numbers:
             self._pool.agents[number].tidy(book)
         return numbers

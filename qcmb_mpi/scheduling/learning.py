@@ -8,6 +8,8 @@ Rules of this file
 3. A task that ran alone was told of more memory than the others, and may have used it: its peak
    says nothing of theirs. Only where one had run out of memory before, its class learns from it:
    better too few of them at once than a first attempt in vain for each.
+4. What is measured reaches the model many at a time, and when somebody asks: nothing is decided by
+   the model in between.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.pool import Pool
 
 _ALIKE = 0.9
+_N_AT_ONCE = 4096
+
+_Page = tuple[Ids, Seconds, NDArray[np.int64]]
 
 
 def common_bytes(limits: Iterable[int]) -> float:
@@ -49,6 +54,53 @@ def common_bytes(limits: Iterable[int]) -> float:
     return min(each for each in known if each >= _ALIKE * max(known))
 
 
+class Lessons:
+    """Measured tasks on their way to the model.
+
+    Parameters
+    ----------
+    model : CostModel
+    """
+
+    def __init__(self, model: CostModel) -> None:
+        self._model = model
+        self._pages: dict[int, tuple[Ledger, list[_Page]]] = {}
+        self._n_pending = 0
+
+    @property
+    def model(self) -> CostModel:
+        """The model, with everything that was measured."""
+        for book, pages in self._pages.values():
+            ids, times, peaks = (np.concatenate(each) for each in zip(*pages, strict=True))
+            _observe(self._model, book, ids, times, peaks)
+        self._pages.clear()
+        self._n_pending = 0
+        return self._model
+
+    @property
+    def n_measured(self) -> int:
+        """Tasks measured, whether the model has seen them or not."""
+        return self._model.n_observed + self._n_pending
+
+    def note(
+        self,
+        book: Ledger,
+        ids: Ids,
+        times: Seconds,
+        event: TasksDone,
+        lone: Collection[tuple[int, int]] = (),
+    ) -> None:
+        """Take up the new results of an event; see :func:`teach`."""
+        if lone:
+            teach(self.model, book, ids, times, event, lone)
+            return
+        page = ids, times, _peaks(ids, event)
+        self._pages.setdefault(book.space, (book, []))[1].append(page)
+        self._n_pending += len(ids)
+        if self._n_pending >= _N_AT_ONCE:
+            _ = self.model
+
+
 def teach(
     model: CostModel,
     book: Ledger,
@@ -70,9 +122,23 @@ def teach(
         Space and id of tasks that had a host for themselves.
     """
     peaks = _peaks(ids, event)
-    is_alone = np.array([(book.space, task) in lone for task in ids.tolist()]) if lone else None
-    if is_alone is not None:
-        peaks = np.where(is_alone & ~_ran_short(book, ids), 0, peaks)
+    if not lone:
+        _observe(model, book, ids, times, peaks)
+        return
+    is_alone = np.array([(book.space, task) in lone for task in ids.tolist()])
+    peaks = np.where(is_alone & ~_ran_short(book, ids), 0, peaks)
+    _observe(model, book, ids, times, peaks, is_alone)
+
+
+def _observe(
+    model: CostModel,
+    book: Ledger,
+    ids: Ids,
+    times: Seconds,
+    peaks: NDArray[np.int64],
+    is_alone: NDArray[np.bool_] | None = None,
+) -> None:
+    """Show times and peaks to the model, by class."""
     for index, places in book.groups(ids):
         each = book.classes[index]
         is_familys = is_alone is None or not is_alone[places].any()

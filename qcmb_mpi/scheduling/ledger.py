@@ -10,8 +10,9 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ NOBODY = -1
 _UNSEEN = 255
 
 Places = slice | NDArray[np.intp]
+Parts = Sequence[tuple[int, Places]]  # class indices among some ids, and what picks theirs
 Seconds = NDArray[np.float64]
 
 _LEGAL = frozenset((int(move.source), int(move.target)) for move in MOVES)
@@ -125,6 +127,7 @@ class Ledger:
         self.n_unsettled_of = np.zeros(len(event.classes), dtype=np.int64)
         self.is_admitted = False  # whether there were agents to judge by what it needs
         self._n_by_state: list[int] = []
+        self._n_unsettled_in = dict.fromkeys(self.stages.tolist(), 0)
         self._doubt = prior_doubt
         self._find_classes()
         self._settle(as_ids(event.done))
@@ -174,24 +177,27 @@ class Ledger:
         if len(seconds) != len(ids):
             raise IllegalEvent(f"{len(ids)} ids of space {self.space} with {len(seconds)} times")
         new = self.checked(ids)
-        new = new[self.states[new] != DONE]
+        n_done = np.count_nonzero(self.states[new] == DONE)
+        if n_done:
+            new = new[self.states[new] != DONE]
         if len(new) < len(seconds):
             time_of = dict(zip(as_ids(ids).tolist(), seconds.tolist(), strict=True))
             seconds = np.array([time_of[task] for task in new.tolist()])
         return new, seconds
 
-    def groups(self, ids: Ids) -> Iterator[tuple[int, Places]]:
-        """Yield each class index among ids, with what picks its ids from the array."""
+    def groups(self, ids: Ids) -> Parts:
+        """Return each class index among ids, with what picks its ids from the array."""
         if not len(ids):
-            return
+            return []
         classes = self.class_of(ids)
-        if len(ids) == 1 or (classes == classes[0]).all():
-            yield int(classes[0]), slice(None)
-            return
-        order = np.argsort(classes, kind="stable")
-        cuts = np.flatnonzero(np.diff(classes[order])) + 1
-        for part in np.split(order, cuts):
-            yield int(classes[part[0]]), part
+        found = sorted(set(classes.tolist()))
+        if len(found) == 1:
+            return [(found[0], slice(None))]
+        order = classes.argsort(kind="stable")
+        cuts = [0, *classes[order].searchsorted(found[1:]).tolist(), len(ids)]
+        return [
+            (index, order[slice(*cut)]) for index, cut in zip(found, pairwise(cuts), strict=True)
+        ]
 
     def pending(self, index: int, *, first: int = WAITING) -> Ids:
         """Return the ids of a class that are waiting or ready; from ``first=READY``, ready only."""
@@ -244,25 +250,27 @@ class Ledger:
 
     # --------------------------------------------------------------- changes
 
-    def move(self, ids: Ids, target: int) -> None:
-        """Put tasks into a state.
+    def move(self, ids: Ids, target: int, parts: Parts | None = None) -> None:
+        """Put tasks into a state; ``parts`` are their :meth:`groups`, if these are known.
 
         Raises
         ------
         IllegalEvent
             The table ``MOVES`` has no such move.
         """
+        if not len(ids):
+            return
         sources = self.states[ids]
-        if len(ids) == 1 or (sources == sources[:1]).all():
-            parts = [(int(source), ids) for source in sources[:1]]
-        else:
-            parts = [(source, ids[sources == source]) for source in np.unique(sources).tolist()]
-        for source, part in parts:
+        found = set(sources.tolist())
+        for source in found:
             if (source, target) not in _LEGAL:
                 message = f"a task cannot become {TaskState(target).name.lower()}"
-                raise IllegalEvent(message, story=self.story(int(part[0])))
-        for source, part in parts:
-            self._move_alike(part, source, target)
+                raise IllegalEvent(message, story=self.story(int(ids[sources == source][0])))
+        if len(found) == 1:
+            self._move_alike(ids, found.pop(), target, parts)
+            return
+        for source in sorted(found):
+            self._move_alike(ids[sources == source], source, target)
 
     def release(self, index: int) -> None:
         """Make the waiting tasks of a class ready."""
@@ -278,7 +286,7 @@ class Ledger:
 
     def n_unsettled_in(self, stage: int) -> int:
         """Return how many tasks of a stage are not done or quarantined."""
-        return int(self.n_unsettled_of[self.stages == stage].sum())
+        return self._n_unsettled_in[stage]
 
     def recost(self, model: CostModel) -> None:
         """Take over what the model has learnt; ``cost_s`` and ``bound_s`` have shape (n_classes,).
@@ -290,28 +298,37 @@ class Ledger:
         is_known = {family: model.is_family_calibrated(family) for family in set(families)}
         doubts = [1.0 if is_known[family] else self._doubt for family in families]
         self.cost_s = model.costs_s(self.classes)
+        self.cost_of: list[float] = self.cost_s.tolist()  # the same, of one class at a time
         self.bound_s = self.cost_s / np.array(doubts)
         self.n_seen = np.array([model.n_seen(each.key) for each in self.classes], dtype=np.int64)
 
     # -------------------------------------------------------------- internals
 
-    def _move_alike(self, ids: Ids, source: int, target: int) -> None:
+    def _move_alike(self, ids: Ids, source: int, target: int, parts: Parts | None = None) -> None:
         """Move tasks that are all in one state."""
         self.states[ids] = target
         self._n_by_state[source] -= len(ids)
         self._n_by_state[target] += len(ids)
         ready = int(target == READY) - int(source == READY)
         settled = int(source < DONE <= target)
-        for index, places in self.groups(ids) if ready or settled else ():
-            n = len(ids[places])
-            self.n_ready_of[index] += ready * n
-            self.n_unsettled_of[index] -= settled * n
+        if not (ready or settled):
+            return
+        for index, places in self.groups(ids) if parts is None else parts:
+            n = len(ids) if isinstance(places, slice) else len(places)
+            if ready:
+                self.n_ready_of[index] += ready * n
+            if settled:
+                self.n_unsettled_of[index] -= n
+                self._n_unsettled_in[int(self.stages[index])] -= n
 
     def _first_states(self) -> NDArray[np.uint8]:
         states = np.full(self.n_tasks, _UNSEEN, dtype=np.uint8)
         for each in self.classes:
             if each.n_tasks:
                 self._mark(states, each)
+        # There are as many ids as tasks: if one was there twice, another was not.
+        if (states == _UNSEEN).any():
+            raise IllegalEvent(f"classes of space {self.space} overlap")
         return states
 
     def _mark(self, states: NDArray[np.uint8], each: TaskClass) -> None:
@@ -321,8 +338,7 @@ class Ledger:
                 f"ids {low}..{high} in a space of {self.n_tasks} tasks", story=(each.key,)
             )
         index = _index(each)
-        is_repeated = not isinstance(index, slice) and len(np.unique(index)) < len(index)
-        if is_repeated or not (states[index] == _UNSEEN).all():
+        if not (states[index] == _UNSEEN).all():
             raise IllegalEvent(f"classes of space {self.space} overlap", story=(each.key,))
         states[index] = WAITING
 
@@ -348,10 +364,12 @@ class Ledger:
         self.states[done] = DONE
 
     def _recount(self) -> None:
-        self._n_by_state = np.bincount(self.states, minlength=len(TaskState)).tolist()
+        # np.bincount would make eight bytes of each state.
+        self._n_by_state = [int(np.count_nonzero(self.states == int(each))) for each in TaskState]
         for index, each in enumerate(self.classes):
-            n_left = np.count_nonzero(self._states_of(each) < DONE)
+            n_left = int(np.count_nonzero(self._states_of(each) < DONE))
             self.n_unsettled_of[index] = n_left
+            self._n_unsettled_in[each.stage] += n_left
 
     def _states_of(self, each: TaskClass) -> NDArray[np.uint8]:
         return self.states[_index(each)]

@@ -16,6 +16,9 @@ import numpy as np
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import Ledger
 from qcmb_mpi.scheduling.order import WorkQueue
+from qcmb_mpi.scheduling.reporting import report_interval_s
+
+_N_INTERVALS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class SchedulerOptions:
     is_stopping_on_failure : bool
         Drain at the first task that is given up.
     lookahead_s : float
-        Predicted seconds of unstarted work a slot should have at hand, to hide messages.
+        Predicted seconds of unstarted work a slot should have at hand, to hide messages; more in a
+        large machine, whose agents report in longer intervals.
     lookahead_tasks : int
         Unstarted tasks a slot should have at hand however long they are; 0 together with
         ``lookahead_s=0`` is plain list scheduling.
@@ -107,6 +111,12 @@ class Pool:
     def is_any_ready(self) -> bool:
         """Whether a task could be assigned."""
         return any(book.n_ready for book in self.books.values())
+
+    @property
+    def lookahead_s(self) -> float:
+        """Seconds of unstarted work for a slot: half of it outlasts a report and the answer."""
+        least_s = self.options.lookahead_s
+        return least_s and max(least_s, _N_INTERVALS * report_interval_s(len(self.agents)))
 
     @property
     def in_service(self) -> list[Agent]:

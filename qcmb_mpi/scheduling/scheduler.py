@@ -22,7 +22,7 @@ from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
 from qcmb_mpi.scheduling.invariants import check_pool
-from qcmb_mpi.scheduling.learning import take_over, teach
+from qcmb_mpi.scheduling.learning import Lessons, take_over
 from qcmb_mpi.scheduling.ledger import Counts, Ledger
 from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
@@ -52,7 +52,7 @@ class Scheduler:
         self.options = options or SchedulerOptions()
         if self.options.order not in ORDERS:
             raise ValueError(f"order must be one of {ORDERS}, got {self.options.order!r}")
-        self.cost_model = cost_model or CostModel()
+        self._lessons = Lessons(cost_model or CostModel())
         self.drain_reason: str | None = None
         self._pool = Pool(self.options)
         self._supply = Supply(self._pool)
@@ -116,6 +116,11 @@ class Scheduler:
         return self._out
 
     # ---------------------------------------------------------------- questions
+
+    @property
+    def cost_model(self) -> CostModel:
+        """What predicts, with all that was measured so far."""
+        return self._lessons.model
 
     @property
     def is_draining(self) -> bool:
@@ -241,13 +246,14 @@ class Scheduler:
         ids, times = book.new_results(event.ids, event.seconds)
         if not len(ids):
             return
+        parts = book.groups(ids)
         if agent is not None:
             agent.note_results(len(ids))
-            teach(self.cost_model, book, ids, times, event, self._pool.lone)
+            self._lessons.note(book, ids, times, event, self._pool.lone)
             self._feed([event.agent])
-        self._feed(self._custody.settle(book, ids))
+        self._feed(self._custody.settle(book, ids, parts))
         self._take_over()
-        self._finish(book, sorted(set(book.stages[book.class_of(ids)].tolist())))
+        self._finish(book, sorted({int(book.stages[index]) for index, _ in parts}))
 
     def _on_task_failed(self, event: m.TaskFailed) -> None:
         agent = self._agent(event.agent)
@@ -304,9 +310,9 @@ class Scheduler:
 
     def _take_over(self) -> None:
         """Take over what was learnt, now and then."""
-        if self.cost_model.n_observed < self._recost_at:
+        if self._lessons.n_measured < self._recost_at:
             return
-        self._recost_at = max(1, self.cost_model.n_observed) * _RECOST_GROWTH
+        self._recost_at = max(1, self._lessons.n_measured) * _RECOST_GROWTH
         take_over(self._pool, self.cost_model)
         self._out += self._supply.ask_overfull()
         if self._pool.deadline_s < np.inf:

@@ -3,7 +3,9 @@
 Rules of this file
 ------------------
 1. The scheduler is the real one, untouched; only agents, messages and time are made up.
-2. Same arguments and generator, same result to the bit; events of one moment in order of making.
+2. Same arguments and generator, same result to the bit, unless steps are timed; events of one
+   moment in order of making.
+3. The end of a task costs a few microseconds: no closure, no draw, no scan for each.
 """
 
 from __future__ import annotations
@@ -12,18 +14,25 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.reporting import ReportTiming
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
+from qcmb_mpi.scheduling.simmaster import SimMaster
 from qcmb_mpi.scheduling.simulated import Faults, Machine, SimulationResult
 
 __all__ = ["Faults", "Machine", "SimulationResult", "simulate"]
 
 _SPACE = 0
+
+Seconds = NDArray[np.float64]
+_Item = tuple[int, float]
+_Act = Callable[[float, int, Any], None]
 
 
 def simulate(
@@ -31,12 +40,13 @@ def simulate(
     machine: Machine,
     *,
     rng: np.random.Generator,
-    times_s: NDArray[np.float64] | None = None,
+    times_s: Seconds | None = None,
     jitter: float = 0.0,
     bias: float = 1.0,
     faults: Faults | None = None,
     options: SchedulerOptions | None = None,
     deadline_s: float | None = None,
+    timer: Callable[[], float] | None = None,
     most_events: float = np.inf,
     is_checked: bool = False,
     is_recorded: bool = False,
@@ -59,6 +69,8 @@ def simulate(
     options : SchedulerOptions, optional
     deadline_s : float, optional
         The run drains for it.
+    timer : callable, optional
+        Seconds of processor time: the master is busy for as long as its steps really take.
     most_events : int, optional
         It is given up after so many steps of the scheduler.
     is_checked : bool
@@ -71,12 +83,13 @@ def simulate(
     SimulationResult
     """
     faults = faults or Faults()
-    means_s = (
-        _of_tasks(classes, "cost_s") if times_s is None else np.array(times_s, dtype=np.float64)
-    )
-    times = _true_times(means_s * bias, rng, jitter=jitter, faults=faults)
-    world = _World(times, machine, rng, faults, Scheduler(options=options))
-    world.is_wide = _of_tasks(classes, "n_threads") > 0
+    means_s = _of_tasks(classes, "cost_s") if times_s is None else np.array(times_s, dtype=float)
+    means_s *= bias
+    times = _true_times(means_s, rng, jitter=jitter, faults=faults)
+    master = SimMaster(machine, Scheduler(options=options), timer)
+    world = _World(times, machine, faults, _Luck(faults, rng), master)
+    if any(each.n_threads for each in classes):
+        world.is_wide = _of_tasks(classes, "n_threads") > 0
     if faults.peak_spread:
         factors = rng.lognormal(0.0, faults.peak_spread, len(times))
         world.peaks = (_of_tasks(classes, "memory_bytes") * factors).astype(np.int64)
@@ -85,17 +98,20 @@ def simulate(
     return world.run(tuple(classes), deadline_s)
 
 
-def _of_tasks(classes: Sequence[m.TaskClass], name: str) -> NDArray[np.float64]:
+def _of_tasks(classes: Sequence[m.TaskClass], name: str) -> Seconds:
     """Return what the scheduler is told of every task, shape (n_tasks,)."""
     values = np.empty(sum(each.n_tasks for each in classes))
     for each in classes:
-        values[np.asarray(each.ids, dtype=np.int64)] = getattr(each, name)
+        ids = each.ids
+        is_range = isinstance(ids, range) and ids.step == 1
+        places = slice(ids[0], ids[-1] + 1) if is_range and len(ids) else np.asarray(ids, dtype=int)
+        values[places] = getattr(each, name)
     return values
 
 
 def _true_times(
-    times: NDArray[np.float64], rng: np.random.Generator, *, jitter: float, faults: Faults
-) -> NDArray[np.float64]:
+    times: Seconds, rng: np.random.Generator, *, jitter: float, faults: Faults
+) -> Seconds:
     """Draw every task's true seconds about their means, shape (n_tasks,); log-normal."""
     n_tasks = len(times)
     if jitter:
@@ -106,9 +122,42 @@ def _true_times(
     return times
 
 
+class _Luck:
+    """Draws what goes wrong with attempts.
+
+    Parameters
+    ----------
+    faults : Faults
+    rng : numpy.random.Generator
+    """
+
+    def __init__(self, faults: Faults, rng: np.random.Generator) -> None:
+        self._faults = faults
+        self._rng = rng
+        self._n_good = self._draw()
+
+    def failure(self, number: int, task: int, *, is_alone: bool) -> ErrorClass | None:
+        """Tell what goes wrong with an attempt of an agent; None if nothing does."""
+        faults = self._faults
+        if not is_alone and task in faults.greedy_tasks:
+            return ErrorClass.RESOURCE
+        if number not in faults.bad_agents:
+            self._n_good -= 1
+            if self._n_good >= 0:
+                return None
+            self._n_good = self._draw()
+        n = len(faults.errors)
+        return faults.errors[int(self._rng.integers(n)) if n > 1 else 0]
+
+    def _draw(self) -> float:
+        """Draw how many attempts go well before one fails."""
+        p = self._faults.failure_probability
+        return float(self._rng.geometric(p)) - 1 if p else np.inf
+
+
 @dataclass(slots=True)
 class _SimAgent:
-    """An agent: slots, and a queue in the order of arrival.
+    """An agent: slots, and a queue of (task, seconds) in the order of arrival.
 
     ``alone`` is a task that wants no company here, nor on the whole host if ``is_hosts``.
     """
@@ -117,9 +166,10 @@ class _SimAgent:
     memory_bytes: int
     host: str
     n_free: int
-    queue: deque[int] = field(default_factory=deque)
+    timing: ReportTiming
+    queue: deque[_Item] = field(default_factory=deque)
     done: list[int] = field(default_factory=list)
-    is_report_due: bool = False
+    is_report_planned: bool = False
     is_alive: bool = True
     alone: int | None = None
     is_hosts: bool = False
@@ -129,32 +179,34 @@ class _World:
     """Agents, messages in flight, and the clock."""
 
     def __init__(
-        self,
-        times: NDArray[np.float64],
-        machine: Machine,
-        rng: np.random.Generator,
-        faults: Faults,
-        scheduler: Scheduler,
+        self, times: Seconds, machine: Machine, faults: Faults, luck: _Luck, master: SimMaster
     ) -> None:
         self.is_checked = self.is_recorded = False
         self.most_events = np.inf
-        self.is_wide = np.zeros(len(times), dtype=bool)
+        self.is_wide: NDArray[np.bool_] | None = None
         self.peaks: NDArray[np.int64] | None = None
         self._times = times
         self._machine = machine
-        self._rng = rng
-        self._faults = faults
-        self._scheduler = scheduler
+        self._losses = faults.losses
+        self._luck = luck
+        self._master = master
         self._agents = [
-            _SimAgent(n_slots, memory_bytes, f"h{number // machine.agents_per_host}", n_slots)
+            _SimAgent(
+                n_slots,
+                memory_bytes,
+                f"h{number // machine.agents_per_host}",
+                n_slots,
+                ReportTiming(machine.report_s),
+            )
             for number, (n_slots, memory_bytes) in enumerate(machine.agents)
         ]
-        self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
+        self._agenda: list[tuple[float, int, _Act, int, Any]] = []
         self._n_planned = 0
-        self._master_free_s = 0.0
+        self._on_end: _Act = self._end
+        self._has_apart = False  # whether any task so far wanted no company
         self._last_result_s = 0.0
         self._busy_s = 0.0
-        self._n = dict.fromkeys(("computed", "events", "messages", "retracts"), 0)
+        self._n = dict.fromkeys(("computed", "messages", "retracts"), 0)
         self._n |= dict.fromkeys(("set_aside", "lone", "wide", "crowded"), 0)
         self._log: list[tuple[float, m.Event]] = []
 
@@ -162,28 +214,30 @@ class _World:
         """Run to the end."""
         for number, agent in enumerate(self._agents):
             joined = m.AgentJoined(number, agent.n_slots, agent.memory_bytes, agent.host)
-            self._step(joined, 0.0)
+            self._step(0.0, number, joined)
         if deadline_s is not None:
-            self._step(m.DeadlineSet(deadline_s), 0.0)
-            self._plan(deadline_s, lambda now: self._step(m.Ticked(), now))
-        for at_s, number in self._faults.losses:
-            self._plan(at_s, lambda now, number=number: self._lose(number, now))  # type: ignore[misc]
-        self._step(m.SpaceAdded(_SPACE, classes), 0.0)
-        while self._agenda and not self._is_over:
-            now, _, act = heapq.heappop(self._agenda)
-            act(now)
+            self._step(0.0, 0, m.DeadlineSet(deadline_s))
+            self._plan(deadline_s, self._step, 0, m.Ticked())
+        for at_s, number in self._losses:
+            self._plan(at_s, self._lose, number)
+        self._step(0.0, 0, m.SpaceAdded(_SPACE, classes))
+        agenda, pop = self._agenda, heapq.heappop
+        scheduler, master = self._master.scheduler, self._master
+        while agenda and not scheduler.is_finished and master.n_events < self.most_events:
+            now, _, act, number, what = pop(agenda)
+            act(now, number, what)
+            if scheduler.is_draining and scheduler.is_drained:
+                break
         return self._result()
 
-    @property
-    def _is_over(self) -> bool:
-        is_too_long = self._n["events"] >= self.most_events
-        return is_too_long or self._scheduler.is_finished or self._scheduler.is_drained
-
     def _result(self) -> SimulationResult:
-        counts = self._scheduler.counts(_SPACE)
+        counts = self._master.scheduler.counts(_SPACE)
         slots = [agent.n_slots for agent in self._agents]
-        slot_s = float(self._times @ np.where(self.is_wide, min(slots), 1))
+        slot_s = float(self._times.sum())
+        if self.is_wide is not None:
+            slot_s += float(self._times[self.is_wide].sum()) * (min(slots) - 1)
         longest_s = float(self._times.max(initial=0.0))
+        master = self._master
         return SimulationResult(
             makespan_s=self._last_result_s,
             busy_s=self._busy_s,
@@ -191,10 +245,13 @@ class _World:
             n_done=counts.done,
             n_quarantined=counts.quarantined,
             n_computed=self._n["computed"],
-            n_events=self._n["events"],
+            n_events=master.n_events,
             n_messages=self._n["messages"],
             n_retracts=self._n["retracts"],
-            master_s=self._n["events"] * self._machine.step_s,
+            master_s=master.busy_s,
+            steps_s=master.steps_s,
+            wait_s=master.wait_s / max(1, master.n_events),
+            longest_wait_s=master.longest_wait_s,
             n_set_aside=self._n["set_aside"],
             n_lone=self._n["lone"],
             n_wide=self._n["wide"],
@@ -204,37 +261,34 @@ class _World:
 
     # ------------------------------------------------------------------- master
 
-    def _plan(self, at_s: float, act: Callable[[float], None]) -> None:
+    def _plan(self, at_s: float, act: _Act, number: int, what: Any = None) -> None:
         self._n_planned += 1
-        heapq.heappush(self._agenda, (at_s, self._n_planned, act))
+        heapq.heappush(self._agenda, (at_s, self._n_planned, act, number, what))
 
-    def _tell(self, event: m.Event, now: float) -> None:
+    def _tell(self, event: m.Event, number: int, now: float) -> None:
         """Send an event to the master."""
-        self._plan(now + self._machine.message_s, lambda at: self._step(event, at))
+        self._plan(now + self._machine.message_s, self._step, number, event)
 
-    def _step(self, event: m.Event, now: float) -> None:
+    def _step(self, now: float, _: int, event: m.Event) -> None:
         """Have the master take an event as soon as it is free, and carry out what follows."""
-        self._master_free_s = max(self._master_free_s, now) + self._machine.step_s
-        self._n["events"] += 1
+        master = self._master
         if self.is_recorded:
-            self._log.append((now, event))
+            self._log.append((max(now, master.free_s), event))
+        for leaves_s, command in master.take(event, now):
+            self._carry_out(command, leaves_s + self._machine.message_s)
         if isinstance(event, m.TasksDone | m.TaskFailed):
-            self._last_result_s = self._master_free_s
-        for command in self._scheduler.step(event, now):
-            self._carry_out(command, self._master_free_s + self._machine.message_s)
+            self._last_result_s = master.free_s
         if self.is_checked:
-            self._scheduler.check_invariants()
+            master.scheduler.check_invariants()
 
     def _carry_out(self, command: m.Command, at_s: float) -> None:
         if isinstance(command, m.Assign):
-            work = command
-            self._plan(at_s, lambda now: self._receive(work, now))
+            self._plan(at_s, self._receive, command.agent, command)
             self._n["messages"] += 1
             self._n["lone"] += command.is_alone
             self._n["wide"] += command.n_threads > 0
         elif isinstance(command, m.Retract):
-            agent = command.agent
-            self._plan(at_s, lambda now: self._give_back(agent, now))
+            self._plan(at_s, self._give_back, command.agent)
             self._n["messages"] += 1
             self._n["retracts"] += 1
         elif isinstance(command, m.SetAside):
@@ -242,90 +296,83 @@ class _World:
 
     # ------------------------------------------------------------------- agents
 
-    def _receive(self, work: m.Assign, now: float) -> None:
-        agent = self._agents[work.agent]
-        agent.queue.extend(work.ids.tolist())
+    def _receive(self, now: float, number: int, work: m.Assign) -> None:
+        agent = self._agents[number]
+        agent.queue.extend(zip(work.ids.tolist(), self._times[work.ids].tolist(), strict=True))
+        agent.timing.note_work(now)
         if work.is_alone or work.n_threads:
             agent.alone, agent.is_hosts = int(work.ids[0]), work.is_alone
-        self._fill(work.agent, now)
-
-    def _fill(self, number: int, now: float) -> None:
-        agent = self._agents[number]
+            self._has_apart = True
         while agent.is_alive and agent.n_free and agent.queue:
-            task = agent.queue.popleft()
-            self._n["crowded"] += self._is_crowded(agent, task)
             agent.n_free -= 1
-            self._plan(
-                now + float(self._times[task]),
-                lambda at, task=task: self._end(number, task, at),  # type: ignore[misc]
-            )
+            self._start(now, number, agent)
+
+    def _start(self, now: float, number: int, agent: _SimAgent) -> None:
+        """Start the next task in a slot that is taken for it."""
+        item = agent.queue.popleft()
+        if self._has_apart:
+            self._n["crowded"] += self._is_crowded(agent, item[0])
+        self._n_planned += 1
+        heapq.heappush(self._agenda, (now + item[1], self._n_planned, self._on_end, number, item))
 
     def _is_crowded(self, agent: _SimAgent, task: int) -> bool:
-        """Tell whether a start would put one that wants no company and another side by side."""
+        """Tell whether a start puts one that wants no company and another side by side."""
         host = [agent]
         if self._machine.agents_per_host > 1:
             host = [each for each in self._agents if each.host == agent.host and each.is_alive]
         if agent.alone == task:
             near = host if agent.is_hosts else [agent]
-            return any(each.n_free < each.n_slots for each in near)
+            return any(each.n_slots - each.n_free > (each is agent) for each in near)
         return any(each.alone is not None and (each is agent or each.is_hosts) for each in host)
 
-    def _failure(self, agent: _SimAgent, number: int, task: int) -> ErrorClass | None:
-        """Draw what goes wrong with an attempt; None if nothing does."""
-        faults = self._faults
-        if task in faults.greedy_tasks and agent.alone != task:
-            return ErrorClass.RESOURCE
-        p = 1.0 if number in faults.bad_agents else faults.failure_probability
-        if not p or (p < 1 and self._rng.random() >= p):
-            return None
-        n = len(faults.errors)
-        return faults.errors[int(self._rng.integers(n)) if n > 1 else 0]
-
-    def _end(self, number: int, task: int, now: float) -> None:
-        """End an attempt, report it now or soon, and start the next."""
+    def _end(self, now: float, number: int, item: _Item) -> None:
+        """End an attempt, start the next, and report now or soon."""
         agent = self._agents[number]
         if not agent.is_alive:
             return
+        task, seconds = item
         self._n["computed"] += 1
-        self._busy_s += float(self._times[task] * (agent.n_slots if self.is_wide[task] else 1))
-        agent.n_free += 1
-        error = self._failure(agent, number, task)
+        is_wide = self.is_wide is not None and self.is_wide[task]
+        self._busy_s += seconds * agent.n_slots if is_wide else seconds
+        error = self._luck.failure(number, task, is_alone=agent.alone == task)
         if error is None:
             agent.done.append(task)
+            agent.timing.note_result(now)
         else:
-            self._tell(m.TaskFailed(number, _SPACE, task, error), now)
-        agent.alone = None if agent.alone == task else agent.alone
-        self._fill(number, now)
+            self._tell(m.TaskFailed(number, _SPACE, task, error), number, now)
+        if agent.alone == task:
+            agent.alone = None
+        if agent.queue:
+            self._start(now, number, agent)
+        else:
+            agent.n_free += 1
         if agent.done:
-            self._report_now_or_soon(number, now)
+            self._report_when_due(now, number)
 
-    def _report_now_or_soon(self, number: int, now: float) -> None:
+    def _report_when_due(self, now: float, number: int, is_planned: bool = False) -> None:
+        """Report what is due, or plan to; ``is_planned``: this was planned."""
         agent = self._agents[number]
-        if not self._machine.report_s or agent.n_free:
-            self._report(number, now)
-        elif not agent.is_report_due:
-            agent.is_report_due = True
-            self._plan(now + self._machine.report_s, lambda at: self._report_when_due(number, at))
+        agent.is_report_planned &= not is_planned
+        if not agent.is_alive:
+            return
+        due_s = agent.timing.due_s(is_idle=agent.n_free > 0)
+        if due_s <= now:
+            agent.timing.note_report(now, is_idle=agent.n_free > 0)
+            ids = np.array(agent.done, dtype=np.int64)
+            agent.done = []
+            peaks = m.as_ids(()) if self.peaks is None else self.peaks[ids]
+            self._tell(m.TasksDone(number, _SPACE, ids, self._times[ids], peaks), number, now)
+        elif agent.done and not agent.is_report_planned:
+            agent.is_report_planned = True
+            self._plan(due_s, self._report_when_due, number, True)
 
-    def _report_when_due(self, number: int, now: float) -> None:
-        agent = self._agents[number]
-        agent.is_report_due = False
-        if agent.is_alive and agent.done:
-            self._report(number, now)
-
-    def _report(self, number: int, now: float) -> None:
-        ids = np.array(self._agents[number].done, dtype=np.int64)
-        self._agents[number].done = []
-        peaks = () if self.peaks is None else self.peaks[ids]
-        self._tell(m.TasksDone(number, _SPACE, ids, self._times[ids], m.as_ids(peaks)), now)
-
-    def _give_back(self, number: int, now: float) -> None:
+    def _give_back(self, now: float, number: int, _: None) -> None:
         agent = self._agents[number]
         if agent.is_alive:
-            ids = m.as_ids(agent.queue)
+            ids = m.as_ids([task for task, _ in agent.queue])
             agent.queue.clear()
-            self._tell(m.TasksReturned(number, _SPACE, ids), now)
+            self._tell(m.TasksReturned(number, _SPACE, ids), number, now)
 
-    def _lose(self, number: int, now: float) -> None:
+    def _lose(self, now: float, number: int, _: None) -> None:
         self._agents[number].is_alive = False
-        self._tell(m.AgentLost(number, "simulated"), now)
+        self._tell(m.AgentLost(number, "simulated"), number, now)

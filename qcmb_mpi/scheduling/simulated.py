@@ -62,8 +62,10 @@ class Machine:
         From agent to master or back.
     report_s : float
         How long an agent collects results before it reports them, unless it has nothing to do.
-    step_s : float
-        Master's time for each event: it takes one after the other.
+    step_s, receive_s, result_s, send_s : float
+        Master's time for each event, besides that for each message of an agent, for each result
+        in it (unpacked and put into the store), and for each message to an agent: it does one
+        after the other.
     unlike : sequence of (int, int)
         Slots and bytes of each agent where they differ; ``slots_per_agent`` and ``memory_bytes``
         are not looked at then.
@@ -75,6 +77,9 @@ class Machine:
     message_s: float = 0.0
     report_s: float = 0.0
     step_s: float = 0.0
+    receive_s: float = 0.0
+    result_s: float = 0.0
+    send_s: float = 0.0
     agents_per_host: int = 1
     unlike: Sequence[tuple[int, int]] = ()
 
@@ -100,8 +105,10 @@ class SimulationResult:
         Tasks with a result, tasks given up, and attempts that ended in the agents.
     n_events, n_messages, n_retracts : int
         Steps of the scheduler; messages to agents; how many of those asked for work back.
-    master_s : float
-        Master's time, as modelled by ``step_s``.
+    master_s, steps_s : float
+        Master's time, and that for steps alone.
+    wait_s, longest_wait_s : float
+        What events waited for the master: on average, and at most.
     n_set_aside, n_lone, n_wide, n_crowded : int
         Agents set aside; tasks assigned alone; assigned wide; starts of anything beside a lone or
         wide task (none).
@@ -119,6 +126,9 @@ class SimulationResult:
     n_messages: int
     n_retracts: int
     master_s: float
+    steps_s: float = 0.0
+    wait_s: float = 0.0
+    longest_wait_s: float = 0.0
     n_set_aside: int = 0
     n_lone: int = 0
     n_wide: int = 0
@@ -129,3 +139,8 @@ class SimulationResult:
     def efficiency(self) -> float:
         """Lower bound over makespan; 1 when there was nothing to do."""
         return self.lower_bound_s / self.makespan_s if self.makespan_s > 0 else 1.0
+
+    @property
+    def master_load(self) -> float:
+        """Share of the makespan in which the master was busy."""
+        return self.master_s / self.makespan_s if self.makespan_s > 0 else 0.0

@@ -161,7 +161,7 @@ class Supply:
             return None
         ids = queue.take(offer, n)
         if len(ids):
-            book.move(ids, ASSIGNED)
+            book.move(ids, ASSIGNED, [(index, slice(None))])
             book.holders[ids] = agent.number
             agent.add(book.space, index, ids)
             if offer.group is not None and offer.group.avoid:
@@ -174,19 +174,19 @@ class Supply:
         options = self._pool.options
         if agent.n_unstarted < options.lookahead_tasks * agent.n_slots:
             return True
-        return agent.unstarted_s(self._pool.books) < 0.5 * options.lookahead_s * agent.n_slots
+        return agent.unstarted_s(self._pool.books) < 0.5 * self._pool.lookahead_s * agent.n_slots
 
     def _n_ahead(self, agent: Agent, book: Ledger, index: int) -> int:
         """Return how many tasks of a class an agent should get beyond its idle slots."""
         options = self._pool.options
         share_n, share_s = self._shares(agent.n_idle)
-        cost_s = float(book.cost_s[index])
+        cost_s = book.cost_of[index]
         # What is long is not to wait behind another long one while other slots take short ones.
         is_ahead = share_n >= 1 and (
             cost_s <= _SMALL_SHARE * share_s or cost_s * book.n_ready <= _ALIKE * book.ready_s
         )
         n = options.lookahead_tasks * agent.n_slots - agent.n_unstarted if is_ahead else 0
-        aim_s = agent.n_slots * min(options.lookahead_s, max(share_s, options.min_grain_s))
+        aim_s = agent.n_slots * min(self._pool.lookahead_s, max(share_s, options.min_grain_s))
         have_s = agent.unstarted_s(self._pool.books)
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
             n = max(n, int((aim_s - have_s) / cost_s))
@@ -201,14 +201,13 @@ class Supply:
         The number is without the ``n_idle`` tasks that go to idle slots first. It stops adding
         where both are more than anyone can want.
         """
-        options = self._pool.options
-        n_sharing = max(1, self._pool.n_slots) * options.guided_factor
+        n_sharing = max(1, self._pool.n_slots) * self._pool.options.guided_factor
         share_n, share_s = -n_idle / n_sharing, 0.0
         for book in self._pool.books.values():
             if book.n_ready:
                 share_n += book.n_ready / n_sharing
                 share_s += book.ready_s / n_sharing
-            if share_n >= 1 and share_s >= options.lookahead_s:
+            if share_n >= 1 and share_s >= self._pool.lookahead_s:
                 break
         return share_n, share_s
 

@@ -8,11 +8,13 @@ import pytest
 from qcmb_mpi.errors import IllegalEvent
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.calibration import TimeCurve
-from qcmb_mpi.scheduling.learning import common_bytes, expected_bytes, take_over, teach
+from qcmb_mpi.scheduling.cost import CostModel
+from qcmb_mpi.scheduling.learning import Lessons, common_bytes, expected_bytes, take_over, teach
+from qcmb_mpi.scheduling.ledger import Ledger
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.pool import Pool
 from qcmb_mpi.scheduling.scheduler import Scheduler
-from tests.scheduling_cases import NO_LOOKAHEAD, Checked
+from tests.scheduling_cases import NO_LOOKAHEAD, Checked, one_class
 
 MB = 10**6
 
@@ -242,3 +244,52 @@ def test_what_a_lone_task_used_says_nothing_of_its_family(has_run_short: bool) -
     own, kin = pool.scheduler._pool.books[0].memory_bytes.tolist()
     assert kin == 30 * MB
     assert own >= 90 * MB if has_run_short else own == 40 * MB
+
+
+# ---- many at a time ------------------------------------------------------------------------
+
+
+def test_the_model_knows_all_that_was_measured_whenever_it_is_asked_for() -> None:
+    pool = Checked()
+    pool.join(0, 4)
+    pool.add(one_class(400))
+    for task in range(60):
+        pool.done(0, task, seconds=2.0, peak_bytes=70)
+        if task % 7 == 0:
+            model = pool.scheduler.cost_model
+            assert (model.n_observed, model.n_seen("k")) == (task + 1, task + 1)
+    assert pool.scheduler.cost_model.cost_s("k", 1.0) == pytest.approx(2.0)
+
+
+def test_lessons_are_the_same_one_by_one_and_all_at_once() -> None:
+    def taught(is_at_once: bool) -> CostModel:
+        pool = Checked()
+        pool.join(0, 4)
+        classes = tuple(
+            m.TaskClass(0, range(i * 20, i * 20 + 20), 1.0 + i, 50, key=i, family="f")
+            for i in range(5)
+        )
+        pool.add(classes)
+        for task in range(90):
+            pool.done(0, task, seconds=1.0 + 0.01 * task, peak_bytes=60 + task)
+            if not is_at_once:
+                assert pool.scheduler.cost_model.n_observed == task + 1
+        return pool.scheduler.cost_model
+
+    slow, quick = taught(False), taught(True)
+    for key in range(5):
+        assert quick.n_seen(key) == slow.n_seen(key)
+        assert quick.cost_s(key, 1.0 + key) == pytest.approx(slow.cost_s(key, 1.0 + key))
+        assert quick.memory_bytes(key, 50) == slow.memory_bytes(key, 50)
+
+
+def test_lessons_that_wait_are_bounded() -> None:
+    model = CostModel()
+    lessons = Lessons(model)
+    book = Ledger(m.SpaceAdded(0, one_class(20_000)), model)
+    for first in range(0, 20_000, 500):
+        ids = m.as_ids(range(first, first + 500))
+        seconds = np.ones(500)
+        lessons.note(book, ids, seconds, m.TasksDone(0, 0, ids, seconds))
+        assert lessons.n_measured == first + 500
+        assert lessons.n_measured - model.n_observed < 4096

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -158,6 +160,20 @@ def test_a_group_is_left_to_others_when_it_should_be() -> None:
 def test_classes_must_partition_the_ids(classes: tuple[m.TaskClass, ...]) -> None:
     with pytest.raises(IllegalEvent):
         ledger(*classes)
+
+
+def test_a_book_needs_few_bytes_a_task_while_it_is_made_too() -> None:
+    n = 300_000
+    ids = np.arange(n, dtype=np.int32)
+    classes = tuple(m.TaskClass(0, ids[start::3], 1.0 + start) for start in range(3))
+    tracemalloc.start()
+    try:
+        book = ledger(*classes)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert book.counts.waiting == n
+    assert peak_bytes < 12 * n
 
 
 def test_only_moves_of_the_table_are_made() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.reporting import report_interval_s
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
 from qcmb_mpi.scheduling.simulate import Faults, Machine, SimulationResult, simulate
 
@@ -167,3 +168,50 @@ def test_a_long_task_does_not_wait_behind_a_longer_one_while_short_ones_start(
     result = simulate(work, replace(machine, message_s=1e-3), rng=np.random.default_rng(0))
     assert result.lower_bound_s == 30
     assert result.efficiency > 0.99
+
+
+# ---- the master's time -----------------------------------------------------------------------
+
+
+def test_the_master_is_charged_for_steps_messages_and_results() -> None:
+    machine = Machine(1, 4, step_s=1e-3, receive_s=2e-3, result_s=4e-3, send_s=8e-3)
+    result = run(8, 1.0, machine, options=NO_LOOKAHEAD)
+    n_sent = result.n_messages + result.n_retracts
+    handled_s = result.n_events * 3e-3 + 8 * 4e-3 + n_sent * 8e-3
+    assert result.master_s == pytest.approx(handled_s)
+    assert result.steps_s == pytest.approx(result.n_events * 1e-3)
+    assert result.master_load == pytest.approx(result.master_s / result.makespan_s)
+
+
+def test_a_step_takes_what_the_timer_says() -> None:
+    ticks = iter(range(10_000))
+    result = run(40, 5.0, Machine(4), timer=lambda: 0.01 * next(ticks))
+    assert result.steps_s == pytest.approx(0.01 * result.n_events)
+    assert result.makespan_s > run(40, 5.0, Machine(4)).makespan_s
+
+
+def test_who_comes_while_the_master_is_busy_waits_for_its_turn() -> None:
+    idle = run(64, 1.0, Machine(1, 4, step_s=1e-6), options=NO_LOOKAHEAD)
+    busy = run(64, 1.0, Machine(16, 4, step_s=0.1), options=NO_LOOKAHEAD)
+    assert idle.longest_wait_s < 1e-4
+    assert 0.1 <= busy.wait_s <= busy.longest_wait_s <= busy.master_s
+
+
+def test_a_master_that_cannot_keep_up_gets_fewer_and_larger_messages() -> None:
+    machine = Machine(64, 16, message_s=1e-4, report_s=0.032, step_s=1e-3, result_s=1e-5)
+    result = run(60_000, 0.2, machine, jitter=0.3)
+    assert result.master_load > 0.8
+    assert result.n_events < 60_000 / 3
+
+
+def test_agents_of_a_large_machine_are_not_idle_for_reporting_late() -> None:
+    interval_s = report_interval_s(400)
+    machine = Machine(400, 4, message_s=1e-4, step_s=6e-5, report_s=interval_s)
+    result = run(400 * 4 * 20, 1.0, machine)
+    assert result.efficiency > 0.97
+    assert result.n_events < 400 * 4 * 20 / 0.7
+
+
+def test_attempts_fail_as_often_as_they_are_said_to() -> None:
+    result = run(20_000, 1.0, Machine(16, 4), faults=Faults(0.05))
+    assert result.n_computed - result.n_done == pytest.approx(20_000 / 19, rel=0.15)
