@@ -72,7 +72,7 @@ def no_progress(stats: Mapping[str, Any]) -> str:
     longest_s = stats.get("longest_left_s")
     why = f", the longest is predicted to take {format_duration(longest_s)}" if longest_s else ""
     return (
-        f"no progress: no task could end before the deadline{why}; give it at least "
+        f"no progress: no task ended before the deadline{why}; give it at least "
         f"{clock(needed_s)} (--walltime, and the limit of a batch job)"
     )
 

@@ -201,11 +201,19 @@ class LoneTasks:
                     free.remove(agent)
 
     def _due(self, left_s: float) -> list[tuple[Ledger, int]]:
-        """Return the classes whose wide tasks may start, the longest first."""
+        """Return the classes whose wide tasks may start, the longest first.
+
+        One that ends in time only if its prediction is wrong waits for what others would end.
+        """
         is_by_level = self._pool.options.order == "level"
+        must_be_sure = left_s < np.inf and any(
+            bool(((x.n_threads == 0) & (x.n_ready_of > 0) & (x.cost_s <= left_s)).any())
+            for x in self._pool.books.values()
+        )
         found: list[tuple[float, Ledger, int]] = []
         for book in self._pool.books.values():
-            is_due = (book.n_threads > 0) & (book.n_ready_of > 0) & (book.bound_s <= left_s)
+            seconds = book.cost_s if must_be_sure else book.bound_s
+            is_due = (book.n_threads > 0) & (book.n_ready_of > 0) & (seconds <= left_s)
             if is_by_level and is_due.any():
                 is_due &= book.stages == book.stages[book.n_ready_of > 0].min()
             found += [(-float(book.cost_s[i]), book, i) for i in np.flatnonzero(is_due).tolist()]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +44,14 @@ class Limits:
         Largest task that fits beside what the agent holds.
     is_avoiding : callable
         Tells of a group's ``avoid`` and class index whether to leave it to another agent.
+    is_sure : bool
+        Whether ``cost_s`` itself has to be within ``seconds``, not only ``bound_s``.
     """
 
     seconds: float = np.inf
     memory_bytes: float = np.inf
     is_avoiding: Callable[[frozenset[int], int], bool] = field(default=lambda *_: False)
+    is_sure: bool = False
 
 
 @dataclass(order=True, slots=True)
@@ -124,7 +127,14 @@ class WorkQueue:
             heapq.heappush(self._groups, item)
 
     def best(self, limits: Limits) -> Offer | None:
-        """Return the first class in order that fits, or None."""
+        """Return the first class in order that fits, or None.
+
+        What ends in time only if its prediction is wrong comes after all that ends in time.
+        """
+        if limits.seconds < np.inf and not limits.is_sure:
+            sure = self.best(replace(limits, is_sure=True))
+            if sure is not None:
+                return sure
         return self._best_group(limits) or self._best_fresh(limits)
 
     def take(self, offer: Offer, n: int) -> Ids:
@@ -153,11 +163,13 @@ class WorkQueue:
     # --------------------------------------------------------------- internals
 
     def _fits(self, index: int, limits: Limits) -> bool:
-        ledger = self._ledger
         return bool(
-            ledger.bound_s[index] <= limits.seconds
-            and ledger.memory_bytes[index] <= limits.memory_bytes
+            self._seconds(limits)[index] <= limits.seconds
+            and self._ledger.memory_bytes[index] <= limits.memory_bytes
         )
+
+    def _seconds(self, limits: Limits) -> NDArray[np.float64]:
+        return self._ledger.cost_s if limits.is_sure else self._ledger.bound_s
 
     def _best_group(self, limits: Limits) -> Offer | None:
         passed: list[_Group] = []
@@ -187,7 +199,7 @@ class WorkQueue:
             return Offer(first, None)
         rest: NDArray[np.intp] = self._order[self._first :]
         fitting = self._is_open[rest]
-        fitting &= self._ledger.bound_s[rest] <= limits.seconds
+        fitting &= self._seconds(limits)[rest] <= limits.seconds
         fitting &= self._ledger.memory_bytes[rest] <= limits.memory_bytes
         at = int(fitting.argmax())
         return Offer(int(rest[at]), None) if fitting[at] else None

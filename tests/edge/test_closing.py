@@ -110,7 +110,7 @@ def test_a_run_without_progress_says_which_time_it_needs(
     found |= needed_walltime(found, given_s, longest_s)
     assert found["needed_walltime_s"] == needed_s > given_s
     last = format_execution_summary(found).splitlines()[-1]
-    assert last.startswith("no progress: no task could end before the deadline")
+    assert last.startswith("no progress: no task ended before the deadline")
     assert f"give it at least {clock(needed_s)} (--walltime" in last
     assert ("predicted to take" in last) == (longest_s > 0)
     assert "run the same command" not in format_execution_summary(found)

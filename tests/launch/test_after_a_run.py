@@ -111,7 +111,7 @@ def test_too_little_time_for_any_task_is_told(capfd: pytest.CaptureFixture[str])
     code, _, err = call(capfd, "run", "ne.xyz", *words)
     assert code == 75
     last = err.splitlines()[-1]
-    assert last.startswith("no progress: no task could end before the deadline, the longest is ")
+    assert last.startswith("no progress: no task ended before the deadline, the longest is ")
     summary = read(Path("ne.run.json"))
     assert (summary["status"], summary["n_computed"]) == ("incomplete", 0)
     assert summary["needed_walltime_s"] > summary["longest_left_s"] > 1.0
@@ -126,7 +126,7 @@ def test_tasks_that_take_longer_than_all_the_time_are_told(here: Path, n_ranks: 
     words = ("--walltime", "8", "--workers", "2", *FLAKY)
     job = run(command("run", write(document), *words, n_ranks=n_ranks), cwd=here)
     assert job.returncode == 75, job.stderr
-    assert "no progress: no task could end before the deadline" in job.stderr
+    assert "no progress: no task ended before the deadline" in job.stderr
     assert read(here / "in.run.json")["needed_walltime_s"] >= 16.0
 
 

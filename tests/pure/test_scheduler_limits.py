@@ -224,6 +224,15 @@ def test_predictions_that_nothing_supports_are_tried_before_they_are_believed(
     assert assigned(pool.done(0, 0, seconds=1.0)) == {0: [1]}
 
 
+def test_what_may_well_end_too_late_goes_after_what_will_not(pool: Checked) -> None:
+    pool.join(0, 1)
+    pool.step(m.DeadlineSet(100.0))
+    long = m.TaskClass(0, range(1), 300.0, key="l", family="unknown")
+    assert assigned(pool.add((long, m.TaskClass(0, range(1, 3), 4.0, key="s")))) == {0: [1]}
+    assert assigned(pool.done(0, 1, seconds=4.0)) == {0: [2]}
+    assert assigned(pool.done(0, 2, seconds=4.0)) == {0: [0]}
+
+
 def test_the_deadline_itself_drains_and_takes_back_what_is_not_started() -> None:
     pool = Checked(LONG)
     pool.join(0, 1)

@@ -116,6 +116,15 @@ def test_its_memory_and_the_deadline_are_looked_at() -> None:
     assert wide(pool.done(0, 1)) == [(0, 2)]
 
 
+def test_one_that_may_well_end_too_late_waits_for_all_that_will_not() -> None:
+    pool = pool_of(1)
+    pool.step(m.DeadlineSet(6.0))
+    assert assigned(pool.add(work(3, 1, family="unknown"))) == {0: [0, 1]}
+    assert assigned(pool.done(0, 0, seconds=1.0)) == {0: [2]}
+    assert wide(pool.done(0, 1, seconds=1.0)) == []
+    assert wide(pool.done(0, 2, seconds=1.0)) == [(0, 3)]
+
+
 def test_what_is_done_already_needs_no_agent() -> None:
     pool = pool_of(1)
     assert assigned(pool.add(work(2, 1), done=ids(2))) == {0: [0, 1]}
