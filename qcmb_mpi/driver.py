@@ -31,9 +31,10 @@ from qcmb_mpi.execution.stop import Stop, heed_signals
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.assembly import assemble
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.forecast import Prospect
+from qcmb_mpi.forecast import Outlook, Prospect
 from qcmb_mpi.learned import calibration_of, keep
 from qcmb_mpi.machine.processor import processor_name
+from qcmb_mpi.plan_ranks import Ranks, fewer_ranks
 from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.deadline import needed_walltime
 from qcmb_mpi.report.events import EventLog
@@ -125,6 +126,21 @@ def run_expansion(
         )
         watcher = Watcher(space, summary, progress or SilentProgress(), log)
         return run.carry_through(watcher, before_work)
+
+
+def _tell(
+    prospect: Prospect, infos: Sequence[AgentInfo], outlook: Outlook, model: CostModel
+) -> None:
+    """Say where tasks run and why, and what is odd about it."""
+    for doubt in (*prospect.memory_doubts(outlook), *outlook.placement.crowded(infos)):
+        _LOG.warning("%s", doubt)
+    _LOG.info("layout: %s", outlook.placement.reason)
+    n_nodes = len({info.host for info in infos})
+    if len(infos) > n_nodes and _LOG.isEnabledFor(logging.INFO):  # it takes a second prediction
+        is_dedicated = not all(info.n_cores for info in infos)
+        ranks = Ranks(len(infos), n_nodes, is_master_dedicated=is_dedicated)
+        if advice := fewer_ranks(prospect, ranks, model):
+            _LOG.info("%s", advice)
 
 
 def _deadline_s(options: RunOptions) -> float | None:
@@ -233,7 +249,7 @@ class _Run:
             return n_failed if is_through or is_given_up else None
         finally:
             dispatcher.close(job)
-            keep(store, model)
+            keep(store, dispatcher.scheduler.cost_model)
 
     def _dispatcher(self, config: ExecutorConfig, watcher: Watcher) -> Dispatcher:
         dispatcher = Dispatcher(
@@ -264,8 +280,7 @@ class _Run:
         """Say where tasks run; note what is expected of them."""
         prospect.check_memory(infos)
         outlook = prospect.on(infos, model)
-        for doubt in prospect.memory_doubts(outlook):
-            _LOG.warning("%s", doubt)
+        _tell(prospect, infos, outlook, model)
         self._summary.predicted(outlook.expected, space=self._number)
         self._longest_s = outlook.longest_s
         return outlook.placement

@@ -25,8 +25,9 @@ from qcmb_mpi.machine.limits import read_limits
 from qcmb_mpi.programs.profiles import method_family, profile
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.messages import TaskClass
-from qcmb_mpi.scheduling.placement import PARALLEL_FRACTIONS
-from qcmb_mpi.scheduling.scaling import bytes_of, seconds_of
+from qcmb_mpi.scheduling.placement import PARALLEL_FRACTIONS, choose_layout
+from qcmb_mpi.scheduling.scaling import bytes_of, is_told_enough, seconds_of
+from qcmb_mpi.scheduling.widths import end_s
 from qcmb_mpi.sizing import (
     SizedClass,
     check_memory,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
     from qcmb_mpi.execution.wire import AgentInfo
     from qcmb_mpi.scheduling.placement import Layout
+
+_SOONER = 0.8
 
 
 def forecast(
@@ -169,6 +172,29 @@ class Prospect:
             # Every task is told as much as the largest needs, and may use it.
             told_bytes = min(largest_bytes, told_bytes * n_workers)
             self._sized, self.classes = self._predicted(config, told_bytes)
+        elif not n_workers and told_bytes:
+            self._tell_more(config)
+
+    def _tell_more(self, config: ExecutorConfig) -> None:
+        """Have fewer tasks at once, each told of more, where all are through much sooner then."""
+        info = host_share(memory_bytes=self.config.memory_bytes).info
+        limit = thread_limit(self._space)
+
+        def through_s(classes: Sequence[TaskClass]) -> float:
+            layout = choose_layout(
+                *(classes, info.n_cores, info.memory_bytes),
+                n_threads=self.config.n_threads,
+                thread_limit=limit,
+            )
+            return end_s(classes, layout)
+
+        best_s = _SOONER * through_s(self.classes)
+        n_slots = info.n_cores
+        while n_slots > 1 and not all(is_told_enough(each.size) for each in self._sized):
+            n_slots //= 2
+            sized, classes = self._predicted(config, info.memory_bytes // n_slots)
+            if through_s(classes) < best_s:
+                best_s, self._sized, self.classes = through_s(classes), sized, classes
 
     def _predicted(
         self, config: ExecutorConfig, told_bytes: int

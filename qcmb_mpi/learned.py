@@ -34,7 +34,7 @@ def calibration_of(store: Store) -> Mapping[str, Any] | None:
 
 def keep(store: Store, model: CostModel) -> None:
     """Leave what a run has learnt in its store; one that takes no more was told of already."""
-    if model.n_observed:
+    if model.has_learnt:
         with contextlib.suppress(StoreError):
             store.set_meta({_KEY: model.as_dict()})
 

@@ -21,6 +21,8 @@ from qcmb_mpi.errors import InputError
 from qcmb_mpi.programs.basis_size import electrons_of_atom, functions_of_atom
 from qcmb_mpi.programs.memory import scaling_of
 from qcmb_mpi.programs.profiles import method_family, profile
+from qcmb_mpi.report.snapshot import short_label
+from qcmb_mpi.scheduling.placement import in_gb
 from qcmb_mpi.scheduling.scaling import TaskSize, certain_bytes
 
 if TYPE_CHECKING:
@@ -163,23 +165,18 @@ def memory_doubt(asked_bytes: int, granted_bytes: int, largest_bytes: int) -> st
     str
         Empty if nothing is.
     """
-    asked = f"--memory: {in_gb(asked_bytes)}"
+    asked = f"--memory: {in_gb(asked_bytes, 3)}"
     if granted_bytes and asked_bytes > granted_bytes:
         return (
-            f"{asked} is more than the {in_gb(granted_bytes)} that this node grants: tasks may be "
-            "killed for lack of memory; without --memory, 80 % of that is used"
+            f"{asked} is more than the {in_gb(granted_bytes, 3)} that this node grants: tasks may "
+            "be killed for lack of memory; without --memory, 80 % of that is used"
         )
     if asked_bytes < largest_bytes:
         return (
-            f"{asked} is less than a single task may need ({in_gb(largest_bytes)}): such tasks run "
-            "one at a time, and are ended if they really need more"
+            f"{asked} is less than a single task may need ({in_gb(largest_bytes, 3)}): such tasks "
+            "run one at a time, and are ended if they really need more"
         )
     return ""
-
-
-def in_gb(n_bytes: int) -> str:
-    """Write an amount of memory for people."""
-    return f"{n_bytes / 1e9:.3g} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.3g} MB"
 
 
 def check_memory(
@@ -221,8 +218,8 @@ def check_memory(
     n_too_large = sum(len(ids) for _, ids in too_large)
     raise InputError(
         "memory",
-        f"task {label} needs at least {needed / 1e9:.3g} GB, whatever the program does, and a node "
-        f"has {node_bytes / 1e9:.3g} GB for it ({n_too_large} "
+        f"task {short_label(label)} needs at least {in_gb(needed, 3)}, whatever the program does, "
+        f"and a node has {in_gb(node_bytes, 3)} for it ({n_too_large} "
         f"{'tasks do' if n_too_large > 1 else 'task does'} not fit): take a smaller basis set, a "
         "method or driver that needs less, a lower max_nbody, nodes with more memory, or raise "
         "--memory if this limit is lower than what there is",

@@ -116,9 +116,14 @@ class Checked:
         return self.step(event, after_s=0.01)
 
     def fail(
-        self, agent: int, task: int, error: ErrorClass = ErrorClass.TRANSIENT, space: int = 0
+        self,
+        agent: int,
+        task: int,
+        error: ErrorClass = ErrorClass.TRANSIENT,
+        space: int = 0,
+        peak_bytes: int = 0,
     ) -> list[m.Command]:
-        return self.step(m.TaskFailed(agent, space, task, error), after_s=0.01)
+        return self.step(m.TaskFailed(agent, space, task, error, peak_bytes), after_s=0.01)
 
     def answer_retracts(self, n_started: int | None = None) -> list[m.Command]:
         """Give back all but the first ``n_started`` (default: one for each slot)."""

@@ -345,7 +345,8 @@ class Dispatcher:
             if outcome.failure is not None:
                 self._last_failure[outcome.space, outcome.task] = outcome.failure
                 error = outcome.failure.error_class
-                self._step(m.TaskFailed(agent, outcome.space, outcome.task, error))
+                seen = outcome.peak_bytes
+                self._step(m.TaskFailed(agent, outcome.space, outcome.task, error, seen))
 
     def _step(self, event: m.Event) -> None:
         now = self._clock()

@@ -85,6 +85,7 @@ def _run_mp2(mf: Any, frozen: int | list[int] | None, driver: str, numbers: Numb
     from pyscf import mp
 
     solver = mp.MP2(mf, frozen=frozen)
+    _count_integrals(solver)
     correlation = float(solver.kernel()[0])
     numbers.properties.update(
         mp2_correlation_energy=correlation,
@@ -111,6 +112,7 @@ def _run_cc(
     from pyscf import cc
 
     solver = cc.CCSD(mf, frozen=frozen)
+    _count_integrals(solver)
     for name, value in settings.cc.items():
         setattr(solver, name, value)
     integrals = solver.ao2mo()
@@ -125,6 +127,13 @@ def _run_cc(
     if driver == "gradient":
         gradient = _triples_gradient if has_triples else _ccsd_gradient
         numbers.gradient = gradient(solver, integrals)
+
+
+def _count_integrals(solver: Any) -> None:
+    """Let a solver know that the SCF keeps its integrals."""
+    integrals = solver._scf._eri
+    if integrals is not None:
+        solver.max_memory -= integrals.nbytes / 1e6
 
 
 def _require(is_converged: bool, what: str, n_cycles: int) -> None:

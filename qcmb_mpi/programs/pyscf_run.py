@@ -10,6 +10,11 @@ PySCF would parse from disk for every molecule are read once.
 PySCF's response equations stop at residuals that leave up to 5e-7 E_h/a0 in MP2 and CC gradients;
 many-body terms of gradients are smaller than that, so :func:`prepared` tightens them.
 
+What it was told, and no more
+-----------------------------
+PySCF takes 2 GB for transformed integrals and for the grids of gradients where it is told of less,
+and forgets that it keeps the integrals themselves. Where it is told of more, nothing is changed.
+
 Rules of this file
 ------------------
 1. Coordinates stay in bohr, in the given order and frame; no symmetry is used.
@@ -41,6 +46,7 @@ from qcmb_mpi.programs.pyscf_model import (
 HELD_MEMORY_MB = 200.0
 """What PySCF is told that the process holds already."""
 
+_LEAST_MB = 32.0  # for buffers, whatever it is told
 _VERBOSITY = 4
 _RESPONSE_TOLERANCE = 1e-10
 _DRIFT_LIMIT = 5e-3
@@ -62,6 +68,9 @@ def prepared(scratch: str | None) -> Iterator[None]:
         Directory for PySCF's scratch files; the system's own by default.
     """
     from pyscf import gto, lib, scf
+    from pyscf.cc import ccsd
+    from pyscf.dft import numint
+    from pyscf.mp import mp2, ump2
     from pyscf.scf import cphf, ucphf
 
     def held() -> tuple[float, float]:
@@ -74,11 +83,52 @@ def prepared(scratch: str | None) -> Iterator[None]:
         (lib.param, {"TMPDIR": scratch or tempfile.gettempdir()}),
         (scf.hf, {"MUTE_CHKFILE": True}),
         (gto.basis, {"load": _cached_loader()}),
+        (mp2, {"_ao2mo_ovov": _within_told(mp2._ao2mo_ovov)}),
+        (ump2, {"_ao2mo_ovov": _within_told(ump2._ao2mo_ovov)}),
+        (ccsd, {"MEMORYMIN": _LEAST_MB}),
+        (numint.NumInt, {"block_loop": _blocks_within_told(numint.NumInt.block_loop)}),
     )
     with ExitStack() as stack:
         for target, values in changes:
             stack.enter_context(lib.temporary_env(target, **values))
         yield
+
+
+def room_mb(mol: Any) -> float:
+    """Return what is left for buffers of what PySCF is told, in MB, if it keeps integrals."""
+    integrals_mb = mol.nao**4 / 1e6
+    are_kept = integrals_mb + HELD_MEMORY_MB < 0.95 * mol.max_memory  # as it decides itself
+    left_mb = mol.max_memory - HELD_MEMORY_MB - (integrals_mb if are_kept else 0.0)
+    return float(max(_LEAST_MB, left_mb))
+
+
+def _within_told(transform: Any) -> Any:
+    """Return MP2's transformation of integrals with buffers of what its solver is told."""
+
+    def bounded(solver: Any, *args: Any) -> Any:
+        *orbitals, max_memory_mb, log = args
+        return transform(solver, *orbitals, min(max_memory_mb, room_mb(solver.mol)), log)
+
+    return bounded
+
+
+def _blocks_within_told(block_loop: Any) -> Any:
+    """Return the loop over blocks of a grid with blocks of what the molecule is told."""
+
+    def bounded(
+        integrator: Any,
+        mol: Any,
+        grids: Any,
+        nao: int | None = None,
+        deriv: int = 0,
+        max_memory: float = 2000,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        limit_mb = min(max_memory, room_mb(mol))
+        return block_loop(integrator, mol, grids, nao, deriv, limit_mb, *args, **kwargs)
+
+    return bounded
 
 
 @lru_cache(maxsize=1)

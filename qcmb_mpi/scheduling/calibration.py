@@ -273,6 +273,7 @@ class PeakEnvelope:
 
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
         known = known or {}
+        self.n = 0  # notes of this run
         # (predicted, measured) of the smallest and the largest that were measured.
         self._low, self._high = _point(known.get("low")), _point(known.get("high"))
         self._excess = _number(known.get("excess", 0.0), 0.0, _LARGEST_BYTES)
@@ -281,6 +282,7 @@ class PeakEnvelope:
     def note(self, prior_bytes: float, peak_bytes: float) -> None:
         """Learn from the peak of a task that was predicted to need ``prior_bytes``."""
         point = (float(prior_bytes), float(peak_bytes))
+        self.n += 1
         self._excess = max(self._excess, point[1] - point[0])
         self._ratio = max(self._ratio, point[1] / point[0])
         # Of equal predictions the larger peak counts.
@@ -317,9 +319,14 @@ def _point(values: Any) -> tuple[float, float]:
     return _number(first, 0.0, _LARGEST_BYTES), _number(second, 0.0, _LARGEST_BYTES)
 
 
+def with_margin(peak_bytes: int) -> int:
+    """Return what to count on where a task used so much."""
+    return math.ceil(peak_bytes * _MARGIN)
+
+
 def peak_of(member: LogStatistics, expected: int) -> int:
     """Return the bytes to count on for a measured class: its own peaks once there are a few."""
     if not member.peak_bytes:
         return expected
-    own = math.ceil(member.peak_bytes * _MARGIN)
+    own = with_margin(member.peak_bytes)
     return own if member.n_peaks >= _N_TRUSTED else max(own, expected)

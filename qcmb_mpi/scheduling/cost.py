@@ -28,6 +28,7 @@ from qcmb_mpi.scheduling.calibration import (
     PeakEnvelope,
     TimeCurve,
     peak_of,
+    with_margin,
 )
 from qcmb_mpi.scheduling.scaling import (
     FAMILIES,
@@ -107,6 +108,7 @@ class CostModel:
         self._classes: dict[Hashable, LogStatistics] = {}
         self._curves: dict[Hashable, TimeCurve] = {}
         self._envelopes: dict[Hashable, PeakEnvelope] = {}
+        self._exceeded: dict[Hashable, int] = {}  # by class, bytes that were not enough
         self._recalled: dict[str, Any] = {}
         self._errors = _ErrorHistogram()
         self.n_observed = 0
@@ -164,6 +166,22 @@ class CostModel:
                 envelope = self._envelopes.setdefault(family, PeakEnvelope())
                 envelope.note(prior_bytes, own.peak_bytes)
 
+    def observe_shortage(
+        self, key: Hashable, seen_bytes: int, *, family: Hashable = None, prior_bytes: int = 0
+    ) -> None:
+        """Learn that a task of a class was ended for lack of memory when it used ``seen_bytes``.
+
+        The other parameters are those of :meth:`observe`.
+        """
+        self._exceeded[key] = max(self._exceeded.get(key, 0), seen_bytes)
+        if prior_bytes > 0:
+            self._envelopes.setdefault(family, PeakEnvelope()).note(prior_bytes, seen_bytes)
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether this run has anything to tell the next one."""
+        return self.n_observed > 0 or bool(self._exceeded)
+
     def n_seen(self, key: Hashable) -> int:
         """Return how many tasks of a class were measured."""
         own = self._classes.get(key)
@@ -205,7 +223,8 @@ class CostModel:
             return 0
         expected = int(self._family_bytes(family, np.array([prior_bytes]))[0])
         own = self._classes.get(key)
-        return expected if own is None else peak_of(own, expected)
+        expected = expected if own is None else peak_of(own, expected)
+        return max(expected, with_margin(self._exceeded.get(key, 0)))
 
     def costs_s(self, classes: Sequence[TaskClass]) -> NDArray[np.float64]:
         """Return :meth:`cost_s` of many classes at once, shape (n_classes,)."""
@@ -225,6 +244,9 @@ class CostModel:
             expected[places] = self._family_bytes(family, prior_bytes[places])
         for place, own in self._measured(classes):
             expected[place] = peak_of(own, int(expected[place]))
+        for place, each in enumerate(classes) if self._exceeded else ():
+            least = with_margin(self._exceeded.get(each.key, 0))
+            expected[place] = max(int(expected[place]), least)
         return np.where(prior_bytes > 0, expected, 0)
 
     def estimate(
@@ -279,11 +301,11 @@ class CostModel:
     def as_dict(self) -> dict[str, Any]:
         """Return what was learnt of families that have a name (str), for JSON."""
         families = dict(self._recalled)
-        for family, curve in self._curves.items():
-            if isinstance(family, str) and curve.n:
-                peaks = self._envelopes.get(family, PeakEnvelope())
-                seconds, machine = curve.as_dict(), self._machine
-                row = {"seconds": seconds, "bytes": peaks.as_dict(), "machine": machine}
+        for family in {**self._curves, **self._envelopes}:
+            curve, peaks = self._curves.get(family), self._envelopes.get(family, PeakEnvelope())
+            if isinstance(family, str) and ((curve and curve.n) or peaks.n):
+                seconds = curve.as_dict() if curve and curve.has_opinion else None
+                row = {"seconds": seconds, "bytes": peaks.as_dict(), "machine": self._machine}
                 families[family] = row
         return {"version": CALIBRATION_VERSION, "families": families}
 
@@ -306,11 +328,14 @@ class CostModel:
         for family, known in families.items():
             try:
                 doubt = SINCE_THEN if known["machine"] == self._machine else OTHER_MACHINE
-                curve = TimeCurve(known["seconds"], doubt=doubt)
+                seconds = known["seconds"]
+                curve = None if seconds is None else TimeCurve(seconds, doubt=doubt)
                 envelope = PeakEnvelope(known["bytes"])
             except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
                 continue  # LinAlgError is a ValueError
-            self._curves[family], self._envelopes[family] = curve, envelope
+            self._envelopes[family] = envelope
+            if curve is not None:
+                self._curves[family] = curve
             self._recalled[family] = known
 
 

@@ -8,6 +8,7 @@ Rules of this file
 3. A task that ran alone was told of more memory than the others, and may have used it: its peak
    says nothing of theirs. Only where one had run out of memory before, its class learns from it:
    better too few of them at once than a first attempt in vain for each.
+   What was ended for lack of memory in company needs more than it was seen to use.
 4. What is measured reaches the model many at a time, and when somebody asks: nothing is decided by
    the model in between.
 """
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.ledger import Ledger, Seconds
-from qcmb_mpi.scheduling.messages import Ids, TaskClass, TasksDone
+from qcmb_mpi.scheduling.messages import Ids, TaskClass, TaskFailed, TasksDone, as_ids
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.pool import Pool
 
@@ -100,6 +101,19 @@ class Lessons:
         if self._n_pending >= _N_AT_ONCE:
             _ = self.model
 
+    def note_shortage(self, pool: Pool, book: Ledger, event: TaskFailed) -> bool:
+        """Admit fewer tasks like one that was ended for lack of memory; tell whether it is so."""
+        each = book.classes[int(book.class_of(as_ids([event.task]))[0])]
+        is_lesson = event.error is ErrorClass.RESOURCE and event.peak_bytes > 0
+        if not is_lesson or each.n_threads or (book.space, event.task) in pool.lone:
+            return False
+        model = self.model
+        model.observe_shortage(
+            each.key, event.peak_bytes, family=each.family, prior_bytes=each.memory_bytes
+        )
+        take_over(pool, model)
+        return True
+
 
 def teach(
     model: CostModel,
@@ -160,6 +174,13 @@ def take_over(pool: Pool, model: CostModel) -> None:
         _recast(book, model, most_bytes)
         pool.largest_bytes = max(pool.largest_bytes, int(book.memory_bytes.max(initial=0)))
         pool.queues[space].sort()
+
+
+def admit(pool: Pool, book: Ledger, model: CostModel) -> None:
+    """Count on what earlier runs have seen a new space's tasks use, if there are agents."""
+    if pool.in_service:
+        _recast(book, model, common_bytes(agent.memory_bytes for agent in pool.in_service))
+        pool.largest_bytes = max(pool.largest_bytes, int(book.memory_bytes.max(initial=0)))
 
 
 def expected_bytes(model: CostModel, classes: Sequence[TaskClass]) -> NDArray[np.int64]:

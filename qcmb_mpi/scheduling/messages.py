@@ -167,12 +167,13 @@ class TasksDone(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskFailed(Message):
-    """One attempt gave no result."""
+    """One attempt gave no result; it was seen to use ``peak_bytes``, 0 if that is not known."""
 
     agent: int
     space: int
     task: int
     error: ErrorClass
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

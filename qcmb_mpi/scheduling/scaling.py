@@ -62,6 +62,12 @@ class Scaling:
         Bytes that it cannot do without; empty: unknown, or none.
     is_managed : bool
         Whether the program keeps to the memory that it is told, as far as it can.
+    least : tuple of Term
+        Bytes beyond ``base_bytes`` that it was seen to take however little it is told.
+    kept : tuple of Term
+        Bytes that it must be told of to keep what it would compute anew again and again.
+    anew_work : tuple of Term
+        Seconds of that.
     """
 
     offset_s: float
@@ -71,6 +77,9 @@ class Scaling:
     base_bytes: float = 150e6
     floor: tuple[Term, ...] = ()
     is_managed: bool = False
+    least: tuple[Term, ...] = ()
+    kept: tuple[Term, ...] = ()
+    anew_work: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +226,16 @@ def driver_factor(driver: str, n_atoms: int = 0) -> float:
 def seconds_of(size: TaskSize) -> float:
     """Return the predicted wall seconds of a task on one core."""
     rule = size.rule
+    anew_s = 0.0 if is_told_enough(size) else _sum(rule.anew_work, size)
     if size.driver == "gradient" and rule.gradient_work:
-        return 2 * rule.offset_s + _sum(rule.gradient_work, size)
-    return (rule.offset_s + _sum(rule.work, size)) * driver_factor(size.driver, size.n_atoms)
+        return 2 * rule.offset_s + _sum(rule.gradient_work, size) + anew_s
+    energy_s = rule.offset_s + _sum(rule.work, size) + anew_s
+    return energy_s * driver_factor(size.driver, size.n_atoms)
+
+
+def is_told_enough(size: TaskSize) -> bool:
+    """Return whether a task need not compute again what it could keep in memory."""
+    return not size.given_bytes or size.given_bytes >= _sum(size.rule.kept, size)
 
 
 def bytes_of(size: TaskSize) -> int:
@@ -227,7 +243,7 @@ def bytes_of(size: TaskSize) -> int:
     rule = size.rule
     wanted = rule.base_bytes + _sum(rule.memory, size)
     if size.given_bytes and rule.is_managed:
-        least = rule.base_bytes + certain_bytes(size)
+        least = rule.base_bytes + max(certain_bytes(size), _sum(rule.least, size))
         wanted = min(wanted, max(size.given_bytes, least))
     return int(wanted)
 

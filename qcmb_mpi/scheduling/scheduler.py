@@ -22,7 +22,7 @@ from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
 from qcmb_mpi.scheduling.invariants import check_pool
-from qcmb_mpi.scheduling.learning import Lessons, take_over
+from qcmb_mpi.scheduling.learning import Lessons, admit, take_over
 from qcmb_mpi.scheduling.ledger import Counts, Ledger
 from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
@@ -231,6 +231,7 @@ class Scheduler:
         self._pool.queues[event.space] = WorkQueue(book, order=self.options.order)
         largest = max((each.memory_bytes for each in event.classes), default=0)
         self._pool.largest_bytes = max(self._pool.largest_bytes, largest)
+        admit(self._pool, book, self.cost_model)
         for stage in book.open_stages:
             if event.released is None or stage in event.released:
                 self._custody.release(book, stage)
@@ -262,6 +263,8 @@ class Scheduler:
             return
         book.checked(m.as_ids([event.task]))
         if agent is not None and book.holders[event.task] == event.agent:
+            if self._lessons.note_shortage(self._pool, book, event):
+                self._out += self._supply.ask_overfull()
             given_up = self._custody.judge(book, event.task, agent, event.error)
             if self._trust.is_hopeless(agent):
                 self._set_aside(agent)

@@ -252,6 +252,40 @@ def test_a_gradient_does_with_little_memory(method: str, atoms: Any, multiplicit
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["mp2", "b3lyp", "ccsd"])
+def test_what_pyscf_is_told_bounds_its_buffers(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PySCF itself takes 2 GB for these where it is told of less."""
+    from pyscf.ao2mo import outcore
+    from pyscf.dft import numint
+    from pyscf.mp import mp2
+
+    asked_mb: list[float] = []
+
+    def spy(home: Any, name: str, place: int | str) -> None:
+        plain = getattr(home, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            asked_mb.append(args[place] if isinstance(place, int) else kwargs[place])
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(home, name, noted)
+
+    spy(mp2, "_ao2mo_ovov", -2)
+    spy(numint.NumInt, "block_loop", 5)
+    spy(outcore, "full", "max_memory")
+    monkeypatch.setattr("pyscf.ao2mo.full", outcore.full)
+    driver = "gradient" if method == "b3lyp" else "energy"
+    plenty = succeed("pyscf", WATER, method, "cc-pvdz", driver=driver, keywords=TIGHT).return_result
+    asked_mb.clear()
+    little = {**TIGHT, "max_memory": 0.2}
+    found = succeed("pyscf", WATER, method, "cc-pvdz", driver=driver, keywords=little)
+    np.testing.assert_allclose(found.return_result, plenty, atol=1e-7)
+    assert asked_mb
+    assert max(asked_mb) < 100
+
+
 def test_unconverged_is_a_convergence_error() -> None:
     failed = compute("pyscf", WATER, "hf", keywords={"max_cycle": 2})
     assert failed.error.error_type == "convergence_error"

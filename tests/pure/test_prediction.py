@@ -12,7 +12,7 @@ import pytest
 
 from qcmb_mpi.programs.memory import scaling_of
 from qcmb_mpi.scheduling.cost import CostModel
-from qcmb_mpi.scheduling.scaling import TaskSize, certain_bytes, family_of
+from qcmb_mpi.scheduling.scaling import TaskSize, bytes_of, certain_bytes, family_of, seconds_of
 
 DATA = json.loads(Path(__file__).with_name("measured_costs.json").read_text())
 GIVEN = 4 * 2**30
@@ -182,6 +182,38 @@ def test_a_triples_gradient_cannot_do_without_its_densities() -> None:
     assert CostModel().predict(size).memory_bytes > certain_bytes(size)
     frozen = scaling_of("pyscf", "ccsd(t)", "gradient", BASE, {"frozen": "core"})
     assert certain_bytes(TaskSize(348, "ccsd(t)", "gradient", 18, frozen, 60, 0, GIVEN)) == 0
+
+
+# Method, driver, functions, electrons, GB that PySCF was told, peak of a process of its own in MB.
+TOLD_LITTLE = [
+    *(("mp2", "energy", 144, 20, 0.25, 200), ("mp2", "energy", 144, 20, 1.0, 717)),
+    *(("mp2", "energy", 96, 20, 0.5, 278), ("mp2", "energy", 48, 20, 0.25, 162)),
+    *(("mp2", "gradient", 96, 20, 0.25, 329), ("mp2", "gradient", 96, 20, 0.5, 499)),
+    *(("hf", "energy", 96, 20, 0.25, 144), ("b3lyp", "gradient", 96, 20, 0.25, 231)),
+    *(("ccsd", "energy", 48, 20, 0.25, 218), ("ccsd", "energy", 72, 20, 0.25, 289)),
+    *(("ccsd", "energy", 96, 20, 0.25, 453), ("ccsd", "gradient", 48, 20, 0.25, 255)),
+]
+
+
+@pytest.mark.parametrize(("method", "driver", "n", "electrons", "given_gb", "mb"), TOLD_LITTLE)
+def test_what_is_told_little_is_not_under_predicted(
+    method: str, driver: str, n: int, electrons: int, given_gb: float, mb: int
+) -> None:
+    scaling = scaling_of("pyscf", family_of(method), driver, BASE, {})
+    size = TaskSize(n, method, driver, 6, scaling, electrons, n // 8 - 6, int(given_gb * 1e9))
+    assert 0.98 * mb < bytes_of(size) / 1e6 < 2 * mb
+    assert certain_bytes(size) < mb * 1e6
+
+
+def test_an_scf_that_is_told_too_little_for_its_integrals_takes_longer() -> None:
+    scaling = scaling_of("pyscf", "mp2", "energy", BASE, {})
+    sizes = [
+        TaskSize(144, "mp2", "energy", 6, scaling, 20, 12, int(given * 1e9)) for given in (1, 0.25)
+    ]
+    kept_s, anew_s = map(seconds_of, sizes)
+    assert 3 < anew_s / kept_s < 6
+    fitted = scaling_of("pyscf", "mp2", "energy", BASE, {"density_fit": True})
+    assert seconds_of(replace(sizes[1], scaling=fitted)) == kept_s
 
 
 def test_a_program_that_manages_memory_keeps_to_what_it_is_told() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from qcmb_mpi.scheduling import messages as m
+from qcmb_mpi.scheduling.cost import CostModel
+from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 from qcmb_mpi.scheduling.simulate import Faults, Machine, SimulationResult, simulate
 from tests.scheduling_cases import NO_LOOKAHEAD, Checked, assigned, ids, one_class
@@ -138,3 +142,67 @@ def test_a_hundred_thousand_tasks_too_large_for_those_left_are_looked_at_one_by_
             [command] = scheduler.step(result, 2.0)
             assert command == m.Assign(agent, 0, ids(task + agent + 1), is_alone=True)
             assert len(scheduler._pool.lone) == 2
+
+
+def family(n_tasks: int, memory_bytes: int = 20) -> tuple[m.TaskClass, ...]:
+    """Two classes of one family that are predicted to need as much."""
+    half = n_tasks // 2
+    return tuple(
+        m.TaskClass(0, each, 1.0, memory_bytes, key=key, family="f")
+        for key, each in (("a", range(half)), ("b", range(half, n_tasks)))
+    )
+
+
+def most_at_once(pool: Checked, agent: int = 0, peak_bytes: int = 0) -> int:
+    """Let an agent do all that is left one by one; return the most it had running."""
+    most = 0
+    while held := pool.held[agent].get(0, []):
+        most = max(most, len(held))
+        pool.done(agent, held[0], peak_bytes=peak_bytes)
+    return most
+
+
+def test_what_was_ended_for_lack_of_memory_is_not_tried_four_at_once_again() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 4, 100)
+    pool.add(family(12))
+    assert pool.held[0][0] == [0, 1, 2, 3]
+    pool.fail(0, 0, ErrorClass.RESOURCE, peak_bytes=45)
+    for task in (1, 2, 3):
+        pool.done(0, task)
+    assert most_at_once(pool) == 2
+    assert pool.scheduler.counts(0).done == 12
+
+
+def test_a_task_that_was_ended_alone_says_nothing_of_those_in_company() -> None:
+    pool = Checked(NO_LOOKAHEAD)
+    pool.join(0, 4, 100)
+    pool.add(family(12))
+    for task in range(4):
+        pool.fail(0, task, ErrorClass.RESOURCE)
+    (alone,) = pool.held[0][0]
+    pool.fail(0, alone, ErrorClass.RESOURCE, peak_bytes=100)
+    assert pool.scheduler.cost_model.memory_bytes("a", 20, family="f") == 20
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_the_next_run_starts_from_what_the_last_one_saw(is_killed: bool) -> None:
+    first = Checked(NO_LOOKAHEAD)
+    first.join(0, 4, 100)
+    first.add(family(12))
+    if is_killed:
+        first.fail(0, 0, ErrorClass.RESOURCE, peak_bytes=45)
+    else:
+        first.done(0, 0, peak_bytes=45)
+    kept = json.loads(json.dumps(first.scheduler.cost_model.as_dict()))
+    model = CostModel(calibration=kept)
+    assert model.memory_bytes("new", 20, family="f") >= 45
+    scheduler = Scheduler(options=NO_LOOKAHEAD, cost_model=model)
+    scheduler.step(m.AgentJoined(0, 4, 100), 0.0)
+    scheduler.step(m.SpaceAdded(0, family(12)), 0.0)
+    assert len(scheduler.held(0)[0]) == 2
+    # A prediction that no agent could meet gives nothing up: such a task runs alone.
+    scheduler = Scheduler(options=NO_LOOKAHEAD, cost_model=model)
+    scheduler.step(m.AgentJoined(0, 4, 30), 0.0)
+    scheduler.step(m.SpaceAdded(0, family(12)), 0.0)
+    assert len(scheduler.held(0)[0]) == 1
