@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from qcmb_mpi import plan, plan_ranks, schema
+    from qcmb_mpi.machine.walltime import parse_walltime
 
     n_ranks, n_nodes, rank = plan_ranks.launched(os.environ)
     if rank:
@@ -66,6 +67,8 @@ def _plan(args: argparse.Namespace) -> int:
             args.respect_binding,
         ),
         executor=args.executor,
+        walltime_s=None if args.walltime is None else parse_walltime(args.walltime),
+        words=_words_for_run(args.words, ("plan", "--json"), ("-n", "--ranks", "--nodes")),
     )
     print(json.dumps(found, indent=2) if args.json else plan.format_plan(found))
     return 0
@@ -140,24 +143,38 @@ def _jobscript(args: argparse.Namespace) -> int:
     from qcmb_mpi.jobscript import JobOptions, render_jobscript
 
     job = JobOptions(nodes=args.nodes, cores=args.cores, is_requeued=args.requeue)
-    words = _words_for_run(args)
+    words = _words_for_run(
+        args.words,
+        ("jobscript", args.scheduler, args.input, "--requeue"),
+        ("--nodes", "--cores"),
+    )
     print(render_jobscript(args.scheduler, args.input, options=words, job=job), end="")
     return 0
 
 
-def _words_for_run(args: argparse.Namespace) -> list[str]:
-    """Return the words of the command line that ``run`` is to get."""
-    words = iter(args.words)
-    ours = {args.scheduler, args.input}
-    kept = []
-    for word in words:
+def _words_for_run(
+    words: Sequence[str], dropped: Sequence[str], with_value: Sequence[str]
+) -> list[str]:
+    """Return the words of a command line that ``run`` is to get.
+
+    Parameters
+    ----------
+    words : sequence of str
+        All.
+    dropped : sequence of str
+        Without these, each where it stands first, if at all.
+    with_value : sequence of str
+        And without these options and what belongs to them.
+    """
+    rest, ours, kept = iter(words), list(dropped), []
+    for word in rest:
         name, equals, _ = word.partition("=")
         if word in ours:
             ours.remove(word)
-        elif name in ("--nodes", "--cores"):
+        elif name in with_value:
             if not equals:
-                next(words)
-        elif word not in ("jobscript", "--requeue"):
+                next(rest)
+        elif not any(len(each) == 2 and word.startswith(each) for each in with_value):
             kept.append(word)
     return kept
 

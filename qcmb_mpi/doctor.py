@@ -44,7 +44,7 @@ _PACKAGES = ("numpy", "qcelemental", "qcengine", "qcmanybody", "psutil", "mpi4py
 _LITTLE_MEMORY_BYTES = 2**30
 _LITTLE_DISK_BYTES = 2**30
 _OF_THE_HOST = (
-    *("cores", "CPUs granted", "memory granted", "binding", "pinning"),
+    *("cores", "CPUs granted", "memory granted", "binding", "pinning", "ranks here"),
     *("old MPI sessions", "programs", "scratch", "working directory"),
 )
 _THREADING = ("OMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_", "KMP_", "GOMP_")
@@ -104,7 +104,7 @@ def diagnose(
     environ = dict(os.environ if environ is None else environ)
     ask = ask or ask_child
     topology, limits = read_topology(root, environ), read_limits(root, environ)
-    programs, scratch_found = programs_finding(environ, ask)
+    programs, scratch_found = programs_finding(environ, ask, limits.notes)
     of_mpi = mpi_findings(environ, ask)
     return [
         _python(),
@@ -117,6 +117,7 @@ def diagnose(
         _pinning(limits),
         _threads(environ),
         _started_by(environ, of_mpi[0].found),
+        *_ranks_here(environ, topology, limits),
         *of_mpi,
         sessions_finding(environ, root),
         programs,
@@ -314,6 +315,27 @@ def _started_by(environ: Mapping[str, str], library: str) -> Finding:
         f"{text}; but srun gives {library} no start-up: each rank would be alone",
         "srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or mpiexec instead of srun",
     )
+
+
+def _ranks_here(environ: Mapping[str, str], topology: Topology, limits: Limits) -> list[Finding]:
+    """Say, in a job, how many ranks this host's cores are for."""
+    found = launcher(environ)
+    n_ranks = found.local_size if found else None
+    if not n_ranks:
+        return []
+    n_cores = min(len(topology.cores_of(limits.cpus)), limits.n_cpus)
+    here = f"{counted(n_ranks, 'rank')} on {counted(n_cores, 'core')}"
+    return [
+        Finding(
+            "ranks here",
+            *by(
+                n_ranks <= n_cores,
+                "warning",
+                here if n_ranks <= n_cores else f"{here}: ranks share cores, and are slower for it",
+                f"start no more than {counted(n_cores, 'rank')} here",
+            ),
+        )
+    ]
 
 
 def _time_limit(environ: Mapping[str, str]) -> Finding:

@@ -293,12 +293,30 @@ def _is_left_behind(path: Path, root: Path) -> bool:
 # --------------------------------------------------------------------------------------- programs
 
 
-def programs_finding(environ: Mapping[str, str], ask: Ask) -> tuple[Finding, Path]:
-    """List the programs QCEngine finds; also give its scratch directory."""
+def programs_finding(
+    environ: Mapping[str, str], ask: Ask, limits: Sequence[str] = ()
+) -> tuple[Finding, Path]:
+    """List the programs QCEngine finds; also give its scratch directory.
+
+    Parameters
+    ----------
+    environ : Mapping of str to str
+        The doctor's.
+    ask : callable
+        As :func:`ask_child`.
+    limits : sequence of str
+        What is granted, and by what, each a line, the tightest first.
+    """
     answer = ask([sys.executable, "-c", _PROGRAMS], child_environment(environ), _PROGRAMS_TIMEOUT_S)
     said = re.search(rf"^{_MARK} (\[.*\])$", answer.text, re.M)
     if answer.code != 0 or said is None:
         advice = "import qcengine in this Python must work; see the message"
+        tightest = next((each for each in limits if " CPUs by " not in each), "")
+        if "RLIMIT" in tightest:
+            advice = (
+                f"a likely cause is the limit of this shell, {tightest}: raise it (ulimit "
+                f"-v unlimited, ulimit -d unlimited); else {advice}"
+            )
         finding = Finding("programs", "problem", f"QCEngine fails: {answer.tail}", advice)
         return finding, Path(tempfile.gettempdir())
     versions, broken, scratch = json.loads(said[1])

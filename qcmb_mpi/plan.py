@@ -8,6 +8,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcmb_mpi.errors import InputError
+from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import Outlook, Prospect
 from qcmb_mpi.learned import calibration_of, uncertainty
 from qcmb_mpi.machine.processor import processor_name
-from qcmb_mpi.plan_ranks import Ranks, agents_of
+from qcmb_mpi.plan_ranks import Ranks, agents_of, fewer_ranks, wall_s
 from qcmb_mpi.plan_text import format_plan
+from qcmb_mpi.report.snapshot import format_duration
 from qcmb_mpi.scheduling.cost import CostModel
-from qcmb_mpi.scheduling.widths import end_s
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
@@ -46,6 +47,8 @@ def make_plan(
     is_fresh: bool = False,
     ranks: Ranks | None = None,
     executor: str = "auto",
+    walltime_s: float | None = None,
+    words: Sequence[str] = ("INPUT",),
 ) -> dict[str, Any]:
     """Return what a run of `loaded` would do on nodes like this one.
 
@@ -63,6 +66,10 @@ def make_plan(
         How it would be started; default on this node without MPI.
     executor : str
         As ``--executor`` names it: ``serial`` has one slot, and it and ``thread`` no wide tasks.
+    walltime_s : float, optional
+        What a run may take.
+    words : sequence of str
+        What follows ``run`` on the command line.
 
     Returns
     -------
@@ -71,7 +78,8 @@ def make_plan(
         and ``wall_s`` (predicted, of the rest), ``uncertainty`` of that
         (:func:`~qcmb_mpi.learned.uncertainty`), ``memory_bytes`` of the largest task, ``node``,
         ``ranks`` and the ``layout`` of each, equal fragments together in ``fragments`` and one row
-        a level in ``levels``, where ``n_wide`` tasks run on all cores.
+        a level in ``levels``, where ``n_wide`` tasks run on all cores; ``problems``, for which a
+        run here would end at once, and ``command``, which runs it.
 
     Raises
     ------
@@ -88,10 +96,13 @@ def make_plan(
     model = CostModel(calibration=calibration, machine=processor_name())
     outlook = prospect.on(agents.infos, model)
     levels = _levels(space, outlook)
+    expected_s = wall_s(outlook, agents)
     warnings = [
         *loaded.warnings,
-        *_too_large(prospect, agents.node),
         *prospect.memory_doubts(outlook),
+        agents.crowding(outlook.placement.layout_of, outlook.layout),
+        fewer_ranks(prospect, ranks, model),
+        _beyond(walltime_s, expected_s),
     ]
     return {
         "n_tasks": space.n_tasks,
@@ -101,15 +112,17 @@ def make_plan(
         "n_fragments": system.n_fragments,
         "n_atoms": system.n_atoms,
         "core_seconds": sum(row["core_seconds"] for row in levels),
-        # Seconds are of the slot's threads already.
-        "wall_s": end_s(outlook.left, replace(outlook.layout, n_threads=1), len(agents.computing)),
+        "wall_s": expected_s,
+        "walltime_s": walltime_s,
         "uncertainty": uncertainty(outlook.placement.classes, outlook.n_left, model),
         "memory_bytes": outlook.largest_bytes,
         "node": agents.node_as_dict(),
         "ranks": agents.as_dict(ranks),
         "layout": _layout(outlook),
         "levels": levels,
-        "warnings": warnings,
+        "problems": _refusals(prospect, space, agents.node),
+        "warnings": [warning for warning in warnings if warning],
+        "command": shlex.join(["python", "-m", "qcmb_mpi", "run", *words]),
     }
 
 
@@ -127,13 +140,32 @@ def _found(
         return done, calibration_of(store)
 
 
-def _too_large(prospect: Prospect, node: AgentInfo) -> list[str]:
+def _refusals(prospect: Prospect, space: TaskSpace, node: AgentInfo) -> list[str]:
     """Say what a run on this node would refuse."""
-    try:
-        prospect.check_memory([node])
-    except InputError as error:
-        return [f"this node would refuse it: {error}"]
-    return []
+    from qcmb_mpi.execution.engine import check_programs, prepare
+
+    def check_programs_here() -> None:
+        prepare(prospect.config.imports)
+        check_programs(space)
+
+    found = []
+    for check in (check_programs_here, lambda: prospect.check_memory([node])):
+        try:
+            check()
+        except QcmbError as error:
+            found.append(f"this node would refuse it: {error}")
+    return found
+
+
+def _beyond(walltime_s: float | None, expected_s: float) -> str:
+    """Say that it is predicted to take longer than it may; else nothing."""
+    if walltime_s is None or expected_s <= walltime_s:
+        return ""
+    return (
+        f"{format_duration(expected_s)} are predicted and the time limit is "
+        f"{format_duration(walltime_s)}: the run would end incomplete (exit code 75), to be "
+        "continued by the same command"
+    )
 
 
 def _layout(outlook: Outlook) -> dict[str, Any]:

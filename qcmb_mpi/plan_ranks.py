@@ -8,19 +8,29 @@ Rules of this file
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import accumulate, count, pairwise
 from typing import TYPE_CHECKING, Any
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.host import host_share
+from qcmb_mpi.execution.layout import crowding, size_of
 from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.machine import limits
 from qcmb_mpi.machine.affinity import allocation_mask
 from qcmb_mpi.machine.launcher import launcher
+from qcmb_mpi.report.snapshot import format_duration
+from qcmb_mpi.scheduling.placement import counted
+from qcmb_mpi.scheduling.widths import end_s
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
+    from qcmb_mpi.forecast import Outlook, Prospect
+    from qcmb_mpi.scheduling.cost import CostModel
+    from qcmb_mpi.scheduling.placement import Layout
+
+_CLEARLY = 0.05  # by which fewer ranks must be sooner to be advised
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,10 @@ class Agents:
     n_nodes : int
     n_cores_in_all : int
         Cores of one node, granted or not.
+    n_by_node : tuple of int
+        Those that compute, of each node.
+    granted_bytes : int
+        Memory of one node, of which tasks get a share; 0 where the user said how much they get.
     """
 
     infos: tuple[AgentInfo, ...]
@@ -85,11 +99,27 @@ class Agents:
     n_domains: int
     n_nodes: int
     n_cores_in_all: int
+    n_by_node: tuple[int, ...]
+    granted_bytes: int
 
     @property
     def computing(self) -> tuple[AgentInfo, ...]:
         """Those that have cores."""
         return tuple(info for info in self.infos if info.n_cores) or self.infos
+
+    def n_threads(self, layout_of: Callable[[AgentInfo], Layout]) -> int:
+        """Return the threads of all slots of the node that has most."""
+        layouts = (layout_of(info) for info in self.computing)
+        each = [layout.n_slots * layout.n_threads for layout in layouts]
+        ends = list(accumulate(self.n_by_node, initial=0))
+        return max(sum(each[a:b]) for a, b in pairwise(ends))
+
+    def crowding(self, layout_of: Callable[[AgentInfo], Layout], layout: Layout) -> str:
+        """Say that the slots of a node share its cores, if they do."""
+        n_ranks = max(self.n_by_node)
+        of_ranks = f"{counted(n_ranks, 'rank')} of " if n_ranks > 1 else ""
+        n_threads = self.n_threads(layout_of)
+        return crowding(f"{of_ranks}{size_of(layout)}", n_threads, self.node.n_cores)
 
     def node_as_dict(self) -> dict[str, Any]:
         """Return the figures of one node for people."""
@@ -99,6 +129,7 @@ class Agents:
             "n_cores_in_all": self.n_cores_in_all,
             "n_numa_domains": self.n_domains,
             "memory_bytes": self.node.memory_bytes,
+            "memory_granted_bytes": self.granted_bytes,
         }
 
     def as_dict(self, ranks: Ranks) -> dict[str, Any]:
@@ -148,4 +179,56 @@ def agents_of(ranks: Ranks, config: ExecutorConfig, *, can_widen: bool = True) -
         replace(info, rank=next(numbers), can_widen=can_widen) for n in sizes for info in nodes[n]
     ]
     n_cores = len(whole.topology.cores)
-    return Agents(tuple(infos), whole.info, n_domains, ranks.n_nodes, n_cores)
+    granted = limits.read_limits(is_binding_respected=ranks.is_binding_respected)
+    return Agents(
+        tuple(infos),
+        whole.info,
+        n_domains,
+        ranks.n_nodes,
+        n_cores,
+        tuple(sizes),
+        0 if config.memory_bytes else granted.memory_bytes,
+    )
+
+
+def wall_s(outlook: Outlook, agents: Agents) -> float:
+    """Predict the wall seconds of what is left; slots that share cores are slower."""
+    # Seconds are of the slot's threads already.
+    alone_s = end_s(outlook.left, replace(outlook.layout, n_threads=1), len(agents.computing))
+    n_used = min(
+        agents.n_threads(outlook.placement.layout_of),
+        sum(outlook.n_left) * outlook.layout.n_threads,
+    )
+    return alone_s * max(1.0, n_used / agents.node.n_cores)
+
+
+def fewer_ranks(prospect: Prospect, ranks: Ranks, model: CostModel) -> str:
+    """Say that fewer ranks would be sooner, if that is predicted; else nothing.
+
+    Parameters
+    ----------
+    prospect : Prospect
+    ranks : Ranks
+        As planned.
+    model : CostModel
+        What was measured.
+    """
+    present = agents_of(ranks, prospect.config)
+    n_advised = present.n_nodes * present.n_domains
+    if ranks.n_ranks <= n_advised:
+        return ""
+    fewer = replace(ranks, n_ranks=n_advised, is_master_dedicated=False)
+    advised = agents_of(fewer, prospect.config)
+    try:
+        now_s, then_s = (
+            wall_s(prospect.on(each.infos, model), each) for each in (present, advised)
+        )
+    except InputError:  # the user's own bounds do not go with it
+        return ""
+    if then_s > (1 - _CLEARLY) * now_s:
+        return ""
+    many = f"{n_advised} ranks" if n_advised > 1 else "1 rank, or no MPI,"
+    return (
+        f"{many} would be sooner: about {format_duration(then_s)} is predicted instead of "
+        f"{format_duration(now_s)}, as a rank with more cores can give a large task several"
+    )

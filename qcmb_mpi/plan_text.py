@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcmb_mpi.learned import in_words
+from qcmb_mpi.machine.limits import format_memory
 from qcmb_mpi.report.snapshot import format_duration
-from qcmb_mpi.scheduling.placement import counted
+from qcmb_mpi.scheduling.placement import counted, in_gb, plain
 
+_FEW_HOURS = 0.01
 _N_RANGES = 8
 _N_GROUPS = 12
 
@@ -34,6 +36,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         for row in plan["levels"]
     ]
     lines += ["", *_cost_lines(plan), *_machine_lines(plan)]
+    lines += [f"problem     {problem}" for problem in plan["problems"]]
     return "\n".join([*lines, *(f"note        {warning}" for warning in plan["warnings"])])
 
 
@@ -43,14 +46,20 @@ def _cost_lines(plan: Mapping[str, Any]) -> list[str]:
     doubt = plan["uncertainty"]
     basis = "peaks of the store included" if doubt["n_tasks"] else "by formula"
     slot_bytes = plan["layout"]["memory_per_slot_bytes"]
-    room = f"; a slot has {slot_bytes / 1e9:.2g} GB" if slot_bytes else ""
+    room = f"; a slot has {in_gb(slot_bytes)}" if slot_bytes else ""
     return [
-        f"core time   about {format_duration(plan['core_seconds'])} = "
-        f"{plan['core_seconds'] / 3600:.2g} core-hours, {in_words(doubt)}",
+        f"core time   about {_core_time(plan['core_seconds'])}, {in_words(doubt)}",
         f"wall time   about {format_duration(plan['wall_s'])} on {_where(plan['ranks'])}, and some "
         "seconds to start",
-        f"memory      up to {plan['memory_bytes'] / 1e9:.2g} GB a task, {basis}{room}",
+        f"memory      up to {in_gb(plan['memory_bytes'])} a task, {basis}{room}",
     ]
+
+
+def _core_time(seconds: float) -> str:
+    hours = seconds / 3600
+    if hours < _FEW_HOURS:
+        return f"{plain(seconds)} core-seconds"
+    return f"{format_duration(seconds)} = {plain(hours)} core-hours"
 
 
 def _where(ranks: Mapping[str, Any]) -> str:
@@ -62,10 +71,15 @@ def _machine_lines(plan: Mapping[str, Any]) -> list[str]:
     each = "" if ranks["n_ranks"] == 1 else "in each rank "
     return [
         f"node        {node['host']}: {counted(node['n_cores'], 'core')} and "
-        f"{node['memory_bytes'] / 1e9:.3g} GB for tasks{_of_all(node)}",
-        f"ranks       {_ranks_in_words(ranks)}",
+        f"{in_gb(node['memory_bytes'], 3)} for tasks{_of_granted(node)}{_of_all(node)}",
+        f"ranks       {_ranks_in_words(ranks, plan['command'])}",
         f"layout      {each}{plan['layout']['reason']}",
     ]
+
+
+def _of_granted(node: Mapping[str, Any]) -> str:
+    granted_bytes = node["memory_granted_bytes"]
+    return f", 80 % of {format_memory(granted_bytes)} granted" if granted_bytes else ""
 
 
 def _of_all(node: Mapping[str, Any]) -> str:
@@ -74,19 +88,16 @@ def _of_all(node: Mapping[str, Any]) -> str:
     return f" (the machine has {node['n_cores_in_all']} cores; `doctor` shows who grants how many)"
 
 
-def _ranks_in_words(ranks: Mapping[str, Any]) -> str:
+def _ranks_in_words(ranks: Mapping[str, Any], command: str) -> str:
     n_advised = ranks["n_advised"]
-    advised = "without MPI is as good: python -m qcmb_mpi run INPUT"
+    advised = f"without MPI is as good: {command}"
     if n_advised > 1:
-        advised = (
-            f"{n_advised} advised, one for each NUMA domain: mpiexec -n {n_advised} "
-            "python -m qcmb_mpi run INPUT"
-        )
+        advised = f"{n_advised} advised, one for each NUMA domain: mpiexec -n {n_advised} {command}"
     if not ranks["is_mpi"]:
-        alone = "none: python -m qcmb_mpi run INPUT"
+        alone = f"none: {command}"
         return f"{alone}; {advised}" if n_advised > 1 else alone
     cores = f"{counted(ranks['n_ranks'], 'rank')} on {counted(ranks['n_nodes'], 'node')}"
-    cores += f", {counted(ranks['n_cores'], 'core')} and {ranks['memory_bytes'] / 1e9:.2g} GB each"
+    cores += f", {counted(ranks['n_cores'], 'core')} and {in_gb(ranks['memory_bytes'])} each"
     return cores if ranks["n_ranks"] == n_advised > 1 else f"{cores}; {advised}"
 
 

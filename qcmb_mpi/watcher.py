@@ -17,11 +17,14 @@ import numpy as np
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.slot_failures import OUT_OF_MEMORY
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress
+from qcmb_mpi.report.snapshot import short_label
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.scheduler import Scheduler
@@ -51,6 +54,7 @@ class Watcher(Observer):
         self._summary = summary
         self._progress = progress
         self._log = log
+        self._n_memory_kills = 0
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
@@ -90,6 +94,21 @@ class Watcher(Observer):
     def outcomes(self, agent: int, outcomes: Sequence[Outcome]) -> None:
         """Add attempts up."""
         self._summary.observe(outcomes, agent, now=time.monotonic())
+        for each in Outcomes.of(outcomes).failures:
+            if each.failure is not None and each.failure.error_type == OUT_OF_MEMORY:
+                self._note_memory(each.task, each.failure)
+
+    def _note_memory(self, task: int, failure: Failure) -> None:
+        """Tell of the first task that was ended for memory; count them all."""
+        self._n_memory_kills += 1
+        self._summary.note(n_memory_kills=self._n_memory_kills)
+        if self._n_memory_kills == 1:
+            label = short_label(self._space.labels(np.array([task]))[0])
+            _LOG.warning(
+                "task %s: %s; such tasks run again alone on their node, as --retries allows; "
+                "the last lines of the run say how many there were",
+                *(label, failure.message),
+            )
 
     def quarantined(self, space: int, task: int, failure: Failure, n_attempts: int) -> None:
         """Note what failed for good, by label."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
-from qcmb_mpi.scheduling.placement import Layout, choose_layout, counted
+from qcmb_mpi.scheduling.placement import Layout, choose_layout, counted, plain
 from qcmb_mpi.scheduling.widths import Widths, choose_widths, end_s
 
 if TYPE_CHECKING:
@@ -43,6 +43,31 @@ class Placement:
     layout_of: Callable[[AgentInfo], Layout]
     classes: tuple[TaskClass, ...]
     reason: str
+
+    def crowded(self, infos: Sequence[AgentInfo]) -> list[str]:
+        """Say where slots share cores; each such line once."""
+        layouts = ((self.layout_of(info), max(1, info.n_cores)) for info in infos)
+        found = (
+            crowding(size_of(each), each.n_slots * each.n_threads, n_cores)
+            for each, n_cores in layouts
+        )
+        return list(dict.fromkeys(filter(None, found)))
+
+
+def crowding(what: str, n_threads: int, n_cores: int) -> str:
+    """Say that threads share cores, if there are more of them; else nothing."""
+    if n_threads <= n_cores:
+        return ""
+    times = plain(n_threads / n_cores)
+    return (
+        f"{what} share {counted(n_cores, 'core')}: each task is predicted to take {times} times as "
+        "long as with cores of its own, so nothing is gained, and more memory is needed"
+    )
+
+
+def size_of(layout: Layout) -> str:
+    """Return ``4 slots x 1 thread``."""
+    return f"{counted(layout.n_slots, 'slot')} x {counted(layout.n_threads, 'thread')}"
 
 
 def place(

@@ -17,6 +17,7 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 # Of the limit, and in all: to start a program is not yet to compute.
 _BUSY_SHARE = 0.01
 _BUSY_S = 0.25
+OUT_OF_MEMORY = "out_of_memory"
 UNANSWERED = "no slot can be started: the fork server does not answer; does an import hang?"
 SERVER_DIED = Failure(ErrorClass.CRASHED, "crashed", "the fork server was killed, the slot with it")
 
@@ -66,7 +67,7 @@ def overused(overuse: Overuse, *, is_alone: bool) -> Failure:
             f"used {used}, all tasks here together {total}, limit {limit} (--memory): fewer at "
             "once (--workers) or more memory would help"
         )
-    return Failure(ErrorClass.RESOURCE, "out_of_memory", f"out of memory: {message}")
+    return Failure(ErrorClass.RESOURCE, OUT_OF_MEMORY, f"out of memory: {message}")
 
 
 def died(status: int | None, *, seen_bytes: int, is_oom: bool) -> Failure:
@@ -84,7 +85,7 @@ def died(status: int | None, *, seen_bytes: int, is_oom: bool) -> Failure:
     if status == -signal.SIGKILL and is_oom:
         used = f"; it used {format_memory(seen_bytes)} shortly before" if seen_bytes else ""
         message = f"out of memory: the process was killed by the system{used}"
-        return Failure(ErrorClass.RESOURCE, "out_of_memory", message)
+        return Failure(ErrorClass.RESOURCE, OUT_OF_MEMORY, message)
     return Failure(ErrorClass.CRASHED, "crashed", f"the process {_cause(status)}")
 
 

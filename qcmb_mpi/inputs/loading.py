@@ -121,8 +121,8 @@ def warnings(document: Mapping[str, Any], note: str | None) -> tuple[str, ...]:
 
 
 def no_tasks(expansion: Expansion) -> list[str]:
-    """Tell if there is nothing to compute."""
-    if expansion.levels.max_nbody != 1 or TaskSpace(expansion).n_tasks:
+    """Tell if there is nothing to compute; refuse what is too much."""
+    if TaskSpace(expansion).n_tasks or expansion.levels.max_nbody != 1:
         return []
     return [
         "no tasks: an interaction energy through 1-body is zero by definition; use --total "

@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from qcmb_mpi.report.deadline import no_progress
-from qcmb_mpi.report.snapshot import format_duration, share
-from qcmb_mpi.report.tallies import costs
+from qcmb_mpi.report.snapshot import format_duration, share, short_label
+from qcmb_mpi.report.tallies import NO_LAYOUT, costs
 from qcmb_mpi.scheduling.policy import ErrorClass, error_class_of
 
 N_FAILURES_SHOWN = 5
@@ -138,8 +138,13 @@ def format_execution_summary(stats: Mapping[str, Any]) -> str:
     str
         Four to six lines, and the first failures; no line end at the end.
     """
-    lines = [_tasks_line(stats), _time_line(stats), _efficiency_line(stats)]
-    lines += [_prediction_line(stats), *_files_lines(stats), *_agent_lines(stats)]
+    lines = [_tasks_line(stats), _layout_line(stats), _time_line(stats), _efficiency_line(stats)]
+    lines += [
+        _memory_line(stats),
+        _prediction_line(stats),
+        *_files_lines(stats),
+        *_agent_lines(stats),
+    ]
     lines += [*_failure_lines(stats), _stopped_line(stats), _next_line(stats)]
     return "\n".join(line for line in lines if line)
 
@@ -153,6 +158,22 @@ def _tasks_line(stats: Mapping[str, Any]) -> str:
     )
     counts += [f"{stats['n_remedied']} converged by a remedy"] if stats.get("n_remedied") else []
     return f"{stats['status']}: {stats['n_tasks']} tasks: {', '.join(counts)}"
+
+
+def _layout_line(stats: Mapping[str, Any]) -> str:
+    layout = stats.get("layout", NO_LAYOUT)
+    return "" if layout == NO_LAYOUT else f"layout: {layout}"
+
+
+def _memory_line(stats: Mapping[str, Any]) -> str:
+    n_killed = stats.get("n_memory_kills", 0)
+    if not n_killed:
+        return ""
+    were, ran = ("was", "its task runs") if n_killed == 1 else ("were", "their tasks run")
+    return (
+        f"memory: {_count(n_killed, 'attempt')} {were} ended for memory; {ran} again alone, as "
+        "long as --retries lasts: more --memory or fewer --workers would spare that"
+    )
 
 
 def _n_open(stats: Mapping[str, Any]) -> int:
@@ -243,13 +264,13 @@ def _failure_lines(stats: Mapping[str, Any]) -> list[str]:
     for rows in groups[:N_FAILURES_SHOWN]:
         row, error = rows[0], _error(rows[0])
         if len(rows) > 1:
-            labels = ", ".join(str(each["label"]) for each in rows[:N_LABELS_SHOWN])
+            labels = ", ".join(short_label(str(each["label"])) for each in rows[:N_LABELS_SHOWN])
             more = ", ..." if len(rows) > N_LABELS_SHOWN else ""
             kind = "" if {_error(each) for each in rows} == {error} else " and alike"
             lines.append(f"  {len(rows)} tasks: {error}{kind} ({labels}{more})")
         else:
             attempts = _count(row["attempts"], "attempt")
-            lines.append(f"  {row['label']}  {error} ({attempts})")
+            lines.append(f"  {short_label(str(row['label']))}  {error} ({attempts})")
         tail = str(row.get("output_tail") or "").rstrip().splitlines()[-N_TAIL_LINES:]
         lines += [f"    | {line[:MESSAGE_LENGTH]}" for line in tail]
     return lines

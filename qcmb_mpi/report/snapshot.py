@@ -7,7 +7,15 @@ Rules of this file
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from qcmb_mpi.scheduling.placement import plain
+
+_DAY_S = 86400
+_YEAR_S = 365.25 * _DAY_S
+_N_NUMBERS_SHOWN = 8
+_NUMBERS = re.compile(r"\[(\d+(?:, \d+)+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class Snapshot:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Write a duration for people: ``0.8 s``, ``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    """Write a duration for people: ``0.8 s``, ``42 s``, ``2 h 07 min``, ``3.5 years``."""
     if seconds is None:
         return "unknown"
     if 0 < seconds < 0.0995:
@@ -80,7 +88,21 @@ def format_duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
+    if seconds < 2 * _YEAR_S:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{plain(seconds / _YEAR_S)} years"
+
+
+def short_label(label: str) -> str:
+    """Write the label of a task with long lists of fragments shortened."""
+
+    def shortened(found: re.Match[str]) -> str:
+        numbers = found[1].split(", ")
+        if len(numbers) <= _N_NUMBERS_SHOWN:
+            return found[0]
+        return f"[{', '.join(numbers[:3])}, ..., {numbers[-1]}: {len(numbers)} fragments]"
+
+    return _NUMBERS.sub(shortened, label)
 
 
 def level_name(nbody: int | str) -> str:

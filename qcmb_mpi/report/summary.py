@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.report.snapshot import LevelCount, Snapshot
 from qcmb_mpi.report.tallies import (
+    NO_LAYOUT,
     AgentInfo,
     AgentTally,
     LevelTally,
@@ -91,7 +92,7 @@ class RunSummary:
         self._slowest: list[tuple[float, int, int, int, int, str]] = []
         self._programs: set[tuple[str, str]] = set()
         self._remedies: Counter[str] = Counter()
-        self._notes: dict[str, Any] = {}
+        self._notes: dict[str, Any] = {"layout": NO_LAYOUT}
         self._errors = MedianSketch()
         self._predicted_s = self._measured_s = 0.0
         self._busy_s = self._slot_s = self._wasted_s = self._longest_s = self._assembly_s = 0.0

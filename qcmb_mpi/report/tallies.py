@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from qcmb_mpi.expansion.plan import TaskSpace
 
+NO_LAYOUT = "no slots were started"
+
 Ids = range | NDArray[np.integer[Any]]
 
 

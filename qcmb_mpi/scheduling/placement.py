@@ -2,7 +2,7 @@
 
 Rules of this file
 ------------------
-1. Never more threads than cores unless the user fixed both numbers.
+1. Never more threads than cores unless the user's own numbers say so.
 2. Memory first: a layout whose slots could not all hold the largest task is not considered.
 3. Every layout says why, in one sentence for people.
 """
@@ -29,6 +29,7 @@ _NEARLY = 1e-9
 # layouts are off by more against each other, and narrow tasks waste nothing.
 _TIE = 0.05
 _TINY_S = 1e-9
+_TOLD_SHARE = 0.01
 _SERIAL_S = 0.1  # of every calculation: what a program does before and after the heavy part
 
 # Part of a calculation that threads speed up, by families of scheduling.cost: what threads gain
@@ -219,7 +220,8 @@ def choose_layout(
     if n_workers is not None:
         return _as_asked(work, n_workers, n_threads, n_cores, limit, thread_limit)
     if n_threads is not None:
-        why = f"{n_threads} threads per task were asked for"
+        asked = "was" if n_threads == 1 else "were"
+        why = f"{counted(n_threads, 'thread')} per task {asked} asked for"
         return with_threads(work, n_threads, n_cores, limit, why)
     if work.n_tasks == 0:
         return _layout(most_slots(work, n_cores, limit), 1, limit, "there is nothing to do")
@@ -229,7 +231,7 @@ def choose_layout(
     end_s, (n_slots, threads) = next(
         each for each in zip(times, options, strict=True) if each[0] <= min(times) * (1 + _TIE)
     )
-    why = _why(work, n_slots * n_agents, threads, n_cores * n_agents)
+    why = _why(work, n_slots, threads, n_cores, n_agents)
     if threads == 1 and end_s > min(times):
         why = f"more threads would save less than {_TIE:.0%}"
     return _layout(n_slots, threads, limit, _with_memory(why, work, n_cores, limit))
@@ -290,26 +292,46 @@ def _as_asked(
     return replace(_layout(n_workers, n_threads, limit, why), memory_per_slot_bytes=told)
 
 
-def _why(work: Work, n_slots: int, n_threads: int, n_cores: int) -> str:
-    """Say why the slots and cores of all agents are divided so."""
-    tasks = f"{work.n_tasks} task{'s' if work.n_tasks != 1 else ''}"
-    if n_threads == 1 and work.n_tasks >= 4 * n_slots:
-        return f"{tasks} >= 4 x {n_slots} slots: one core each wastes nothing"
-    if n_threads == 1:
-        return f"{tasks} on {n_cores} cores are done soonest one core each"
-    share = work.longest_s / work.total_s
-    return f"{tasks}, the longest being {share:.0%} of all work, are done soonest that wide"
+def _why(work: Work, n_slots: int, n_threads: int, n_cores: int, n_agents: int) -> str:
+    """Say why the slots and cores of equal agents are divided so."""
+    n_all, share = n_slots * n_agents, work.longest_s / work.total_s
+    tasks = counted(work.n_tasks, "task")
+    if n_threads > 1:
+        longest = f", the longest being {share:.0%} of all work," if share >= _TOLD_SHARE else ""
+        return f"{tasks}{longest} are done soonest that wide"
+    alone = "a rank has 1 core" if n_cores == 1 < n_agents else ""
+    if share * n_all > 1 + _TIE and share >= _TOLD_SHARE and work.n_tasks > n_all:
+        waits = f"the longest of {tasks} is {share:.0%} of all work: other cores wait for it"
+        return f"{alone}; {waits}" if alone else waits
+    if alone:
+        return alone
+    if work.n_tasks >= 4 * n_all:
+        return f"{tasks} >= 4 x {n_all} slots: one core each wastes nothing"
+    return f"{tasks} on {n_cores * n_agents} cores are done soonest one core each"
 
 
 def _with_memory(why: str, work: Work, n_cores: int, limit: int) -> str:
     if most_slots(work, n_cores, limit) == n_cores:
         return why
-    return f"{why}; no more slots because a task may need {work.largest_bytes / 1e9:.2g} GB"
+    return f"{why}; no more slots because a task may need {in_gb(work.largest_bytes)}"
 
 
 def counted(n: int, word: str) -> str:
     """Return ``1 slot`` or ``2 slots``."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def plain(value: float, n_digits: int = 2) -> str:
+    """Write a number with so many figures, and never with an exponent."""
+    rounded = float(f"{value:.{n_digits}g}")
+    return f"{rounded:.12f}".rstrip("0").rstrip(".")
+
+
+def in_gb(n_bytes: float, n_digits: int = 2) -> str:
+    """Write an amount of memory for people: ``130 GB``, ``1.5 GB``, ``12 MB``."""
+    if n_bytes >= 1e8:
+        return f"{plain(n_bytes / 1e9, n_digits)} GB"
+    return f"{plain(n_bytes / 1e6, n_digits)} MB"
 
 
 def _layout(n_slots: int, n_threads: int, limit: int, why: str) -> Layout:

@@ -24,6 +24,7 @@ from qcmb_mpi.scheduling.placement import (
     dealt,
     divisions,
     fraction_of,
+    in_gb,
     most_slots,
     seconds_on,
     with_threads,
@@ -191,7 +192,7 @@ class _Cores:
         they = "it" if n_wide == 1 else "they"
         n_slots, n_threads = self.n_slots(everything), self.n_threads(everything)
         if n_slots < self.n_slots(narrow):
-            size = f"{everything.largest_bytes / 1e9:.2g} GB"
+            size = in_gb(everything.largest_bytes)
             room = f"{counted(n_slots, 'slot')} x {counted(n_threads, 'thread')}"
             return f"{they} may need {size}, which would leave {room} for all"
         share = 1 - narrow.total_s / everything.total_s

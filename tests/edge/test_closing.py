@@ -10,6 +10,7 @@ from qcmb_mpi.errors import Interrupted
 from qcmb_mpi.report.closing import format_execution_summary, group_failures
 from qcmb_mpi.report.deadline import clock, needed_walltime, no_progress
 from qcmb_mpi.report.html import render_report
+from qcmb_mpi.report.tallies import NO_LAYOUT
 from qcmb_mpi.runs import RunEnd
 from tests.edge.report_cases import done
 from tests.edge.test_summary import make_summary
@@ -129,3 +130,31 @@ def test_a_run_with_progress_or_another_end_goes_on_as_it_is() -> None:
 
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0, 59.6, 3661)] == ["0:00:01", "0:01:00", "1:01:01"]
+
+
+def test_the_layout_is_told_with_its_reason() -> None:
+    run = make_summary()
+    run.observe([done(0)], 0, now=102.0)
+    assert run.finish("incomplete", 103.0)["layout"] == NO_LAYOUT
+    assert NO_LAYOUT not in format_execution_summary(run.finish("incomplete", 103.0))
+    run.note(layout="2 slots x 1 thread because 14 tasks are many")
+    lines = format_execution_summary(run.finish("incomplete", 103.0)).splitlines()
+    assert lines[1] == "layout: 2 slots x 1 thread because 14 tasks are many"
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, ""), (1, "1 attempt was"), (3, "3 attempts were")])
+def test_what_was_ended_for_memory_is_counted(n: int, text: str) -> None:
+    run = make_summary()
+    run.note(n_memory_kills=n)
+    lines = format_execution_summary(run.finish("incomplete", 103.0)).splitlines()
+    found = [line for line in lines if "ended for memory" in line]
+    assert len(found) == (n > 0)
+    assert all(f"memory: {text} ended for memory" in line for line in found)
+
+
+def test_a_label_of_many_fragments_is_shortened() -> None:
+    run = make_summary()
+    label = f'["mp2", {[*range(1, 65)]}, [1, 2]]'
+    run.failed(label, "crashed", "gone", attempts=3)
+    text = format_execution_summary(run.finish("failed", 103.0))
+    assert '["mp2", [1, 2, 3, ..., 64: 64 fragments], [1, 2]]' in text

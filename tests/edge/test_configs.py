@@ -116,6 +116,17 @@ def test_methods_go_before_families_and_the_most_demanding_holds_for_the_run() -
     assert pickle.loads(pickle.dumps(config)) == config
 
 
+def test_a_name_that_is_no_method_of_the_run_and_no_family_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"n_threads": 2}
+    config = MethodAwareConfig(methods=dict.fromkeys(("B3LYP", "ccsd(t)", "hfx"), settings))
+    fitted(config, [("pyscf", "b3lyp"), ("pyscf", "HF")])
+    (warning,) = caplog.messages
+    for words in ("methods: 'hfx'", "this run (b3lyp, hf)", "mp2", "did you mean hf"):
+        assert words in warning
+
+
 def test_memory_that_a_method_is_known_to_need_replaces_the_prediction() -> None:
     config = MethodAwareConfig(methods={"ccsd(t)": {"memory_bytes": 5 * 10**9}})
     classes = work(3)

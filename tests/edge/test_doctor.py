@@ -493,3 +493,26 @@ def test_output() -> None:
     assert document["status"] == "problem"
     assert document["findings"][0] == {"name": "cores", "status": "ok", "found": "4", "advice": ""}
     assert json.loads(to_json([]))["status"] == "ok"
+
+
+@pytest.mark.parametrize(("n_ranks", "status"), [("8", "ok"), ("9", "warning")])
+def test_ranks_that_share_cores_are_told_of(n_ranks: str, status: str, look: Look) -> None:
+    finding = look(
+        OMPI_COMM_WORLD_SIZE="16",
+        OMPI_COMM_WORLD_RANK="0",
+        OMPI_COMM_WORLD_LOCAL_SIZE=n_ranks,
+        OMPI_COMM_WORLD_LOCAL_RANK="0",
+    )["ranks here"]
+    assert finding.status == status
+    assert finding.found.startswith(f"{n_ranks} ranks on 8 cores")
+    assert ("8 ranks here" in finding.advice) == (status == "warning")
+
+
+def test_a_small_limit_of_the_shell_is_named_as_the_cause(host: Path, look: Look) -> None:
+    children = Children(programs=Answer(1, "MemoryError"))
+    for n_bytes in (2**40, 2**30):
+        assert "RLIMIT" not in look(children)["programs"].advice
+        write(host, {"proc/self/limits": f"Max address space  {n_bytes}  unlimited  bytes\n"})
+    finding = look(children)["programs"]
+    assert finding.status == "problem"
+    assert "RLIMIT_AS (ulimit -v): raise it" in finding.advice

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qcmb_mpi import ExecutorConfig, MultiprocessingExecutor, SequentialExecutor, schema
@@ -15,13 +16,23 @@ from qcmb_mpi import driver as driver_module
 from qcmb_mpi.driver import RunEnd, RunOptions, run_expansion
 from qcmb_mpi.errors import IllegalEvent, Interrupted, StoreError, TopologyError, TransportError
 from qcmb_mpi.execution.executors.base import Executor
+from qcmb_mpi.execution.guard import Overuse
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.slot_failures import overused
 from qcmb_mpi.execution.stop import Stop
-from qcmb_mpi.execution.wire import Ready
+from qcmb_mpi.execution.wire import AgentInfo, Ready
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.forecast import Prospect
+from qcmb_mpi.plan_ranks import Ranks
 from qcmb_mpi.report.files import write_summary
+from qcmb_mpi.report.progress import SilentProgress
 from qcmb_mpi.report.status import status_of
+from qcmb_mpi.report.summary import RunSummary
+from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.scheduler import Scheduler
 from qcmb_mpi.store import Store
+from qcmb_mpi.watcher import Watcher
+from tests.edge.report_cases import done, lost
 from tests.edge.task_cases import IMPORTS, many_body_input
 
 N_TASKS = 28
@@ -281,3 +292,49 @@ def test_an_error_before_the_first_task_is_raised(tmp_path: Path, monkeypatch: P
     monkeypatch.setattr(Store, "n_done", damaged)
     with pytest.raises(StoreError):
         listening(tmp_path)
+
+
+def test_the_layout_is_told_also_when_nothing_is_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="qcmb_mpi")
+    first = run(SequentialExecutor, tmp_path)
+    assert f"layout: {first.summary['layout']}" in caplog.text
+    assert run(SequentialExecutor, tmp_path).summary["layout"] == "no slots were started"
+
+
+def test_the_first_task_that_is_ended_for_memory_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    space = TaskSpace(schema.load_input(many_body_input()).expansion)
+    summary = RunSummary(space, "serial", start_s=0.0)
+    watcher = Watcher(space, summary, SilentProgress(), None)
+    failure = overused(Overuse(1, 2 * 2**30, 3 * 2**30, 2**30), is_alone=False)
+    for task in (3, 4):
+        watcher.outcomes(0, [done(task, energy_hartree=None, failure=failure)])
+    watcher.outcomes(0, [done(5), lost(6)])
+    assert caplog.text.count("WARNING") == 1
+    assert "used 2 GiB, all tasks here together 3 GiB, limit 1 GiB" in caplog.text
+    assert "run again alone" in caplog.text
+    assert summary.finish("incomplete", 1.0)["n_memory_kills"] == 2
+
+
+def test_fewer_ranks_are_advised_at_the_start(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", logger="qcmb_mpi")
+    asked: list[Ranks] = []
+
+    def fewer(_prospect: object, ranks: Ranks, _model: object) -> str:
+        asked.append(ranks)
+        return "1 rank would be sooner"
+
+    monkeypatch.setattr(driver_module, "fewer_ranks", fewer)
+    space = TaskSpace(schema.load_input(many_body_input()).expansion)
+    prospect = Prospect(space, ExecutorConfig(n_workers=2), done=np.empty(0, dtype=np.int64))
+    for n_ranks in (1, 3):
+        infos = [AgentInfo(rank, "node", 1, 0) for rank in range(n_ranks)]
+        driver_module._tell(prospect, infos, prospect.on(infos, CostModel()), CostModel())
+    assert asked == [Ranks(3, 1)]
+    assert "1 rank would be sooner" in caplog.text
+    assert caplog.text.count("2 slots x 1 thread share 1 core") == 2

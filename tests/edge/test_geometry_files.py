@@ -258,3 +258,8 @@ def test_pdb_first_model_and_first_location_only(tmp_path: Path) -> None:
         "alternate locations other than the first are left out",
         "only MODEL 1 of the file is used",
     )
+
+
+def test_too_large_an_expansion_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--max-nbody: gives more than"):
+        read(xyz(tmp_path / "w.xyz", [f"He {4 * i} 0 0" for i in range(70)]))

@@ -190,3 +190,11 @@ def test_workers_that_were_asked_for_are_told_what_the_largest_task_needs() -> N
     assert tight.memory_per_slot_bytes == 2 * GB
     [unknown] = layouts([info(0, 8)], work(100, 1.0, 3 * GB), n_workers=8)
     assert unknown.memory_per_slot_bytes == 0
+
+
+def test_slots_that_share_cores_are_told_of() -> None:
+    infos = [info(0, 4), info(1, 4), info(2, 8)]
+    [line] = place(infos, work(100), ExecutorConfig(n_workers=8)).crowded(infos)
+    assert line.startswith("8 slots x 1 thread share 4 cores: each task is predicted to take 2 ")
+    assert place(infos, work(100), ExecutorConfig(n_workers=4)).crowded(infos) == []
+    assert place(infos, work(100), ExecutorConfig()).crowded(infos) == []

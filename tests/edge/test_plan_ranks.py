@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_one_rank_for_each_domain_is_advised(node: Node) -> None:
 def test_what_is_granted_of_a_node_is_said(node: Node) -> None:
     node(TWO_DOMAINS, n_granted=3)
     text = format_plan(plan())
-    assert ": 3 cores and 80 GB for tasks (the machine has 8 cores; `doctor` shows" in text
+    assert ": 3 cores and 80 GB for tasks, 80 % of 93.13 GiB granted (the machine has 8" in text
     assert "none: python -m qcmb_mpi run INPUT" in text
     assert "without MPI is as good" in format_plan(plan(n_ranks=2))
 
@@ -176,3 +177,51 @@ def test_inside_a_job_its_own_ranks_are_taken(
     environ: dict[str, str], expected: tuple[int, int, int]
 ) -> None:
     assert launched(environ) == expected
+
+
+def planned(document: dict[str, Any], *, n_ranks: int = 0, **how: Any) -> dict[str, Any]:
+    config = ExecutorConfig(imports=IMPORTS, n_threads=1 if "n_workers" in how else None)
+    config = replace(config, n_workers=how.pop("n_workers", None))
+    return make_plan(schema.load_input(document), config, ranks=Ranks(n_ranks), **how)
+
+
+def test_predicted_times_count_cores_not_slots(node: Node) -> None:
+    node(TWO_DOMAINS)
+    document = many_body_input(8)
+    fits, crowded = (planned(document, n_workers=n) for n in (8, 16))
+    assert crowded["wall_s"] > 0.9 * fits["wall_s"]
+    assert "16 slots x 1 thread share 8 cores" in format_plan(crowded)
+    assert "share" not in format_plan(fits)
+
+
+def test_more_ranks_than_cores_share_them(node: Node) -> None:
+    node(TWO_DOMAINS)
+    document = many_body_input(8)
+    fits, crowded = (planned(document, n_ranks=n) for n in (8, 16))
+    assert crowded["wall_s"] > 0.9 * fits["wall_s"]
+    assert "16 ranks of 1 slot x 1 thread share 8 cores" in format_plan(crowded)
+    assert "share 8 cores" not in format_plan(planned(document, n_ranks=3))
+
+
+def test_fewer_ranks_are_advised_where_a_large_task_dominates(node: Node) -> None:
+    node(TWO_DOMAINS)
+    text = format_plan(planned(large_input(), n_ranks=8))
+    assert "in each rank 1 slot x 1 thread because a rank has 1 core" in text
+    assert "wastes nothing" not in text
+    assert "2 ranks would be sooner: about " in text
+    for document, n_ranks in ((large_input(), 2), (many_body_input(8), 8)):
+        assert "would be sooner" not in format_plan(planned(document, n_ranks=n_ranks))
+
+
+def test_what_a_run_would_refuse_is_a_problem(node: Node) -> None:
+    node(TWO_DOMAINS)
+    assert planned(many_body_input())["problems"] == []
+    found = planned(many_body_input(program="cfour"))
+    assert "problem     this node would refuse it: program 'cfour' is not" in format_plan(found)
+
+
+def test_a_time_limit_that_will_not_do_is_told_of(node: Node) -> None:
+    node(TWO_DOMAINS)
+    late, enough = (planned(many_body_input(), walltime_s=s) for s in (1e-6, 1e6))
+    assert "the run would end incomplete" in format_plan(late)
+    assert "incomplete" not in format_plan(enough)

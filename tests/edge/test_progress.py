@@ -262,6 +262,8 @@ def test_log_lines_go_to_the_standard_error_of_the_moment(
         (185.0, "3 min 05 s"),
         (7620.0, "2 h 07 min"),
         (200_000.0, "2 d 7 h"),
+        (3.324e12, "110000 years"),
+        (1e8, "3.2 years"),
     ],
 )
 def test_durations(seconds: float | None, text: str) -> None:

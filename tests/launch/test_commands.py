@@ -175,6 +175,13 @@ def test_plan_as_json_has_counts_cost_memory_and_layout(
     assert plan["memory_bytes"] > 0
 
 
+def test_plan_prints_the_run_that_was_planned(capfd: pytest.CaptureFixture[str]) -> None:
+    words = (write(sound()), "--retries", "1", "--nodes=1", "-n", "1", "--memory", "9GB", "-n1")
+    out = call(capfd, "plan", *words)[1]
+    assert "python -m qcmb_mpi run in.json --retries 1 --memory 9GB\n" in out
+    assert "core-seconds" in out
+
+
 def test_plan_takes_a_geometry(capfd: pytest.CaptureFixture[str]) -> None:
     Path("he.xyz").write_text(HELIUM_XYZ)
     code, out, _ = call(capfd, "plan", "he.xyz", *PYSCF, "--max-nbody", "2")

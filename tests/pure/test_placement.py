@@ -18,6 +18,7 @@ from qcmb_mpi.scheduling.placement import (
     counted,
     dealt,
     divisions,
+    in_gb,
     speedup,
 )
 from qcmb_mpi.scheduling.scaling import FAMILIES
@@ -264,3 +265,37 @@ def test_divisions_leave_fewest_cores_idle(n_cores: int, most: int, widest: int)
     assert found == sorted(found, reverse=True)
     for n, t in every:
         assert any(n <= slots and t <= threads for slots, threads in found)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (131e9, "130 GB"),
+        (1.5e9, "1.5 GB"),
+        (20.24e12, "20000 GB"),
+        (12e6, "12 MB"),
+        (7, "0.000007 MB"),
+    ],
+)
+def test_memory_is_written_without_exponents(n_bytes: float, text: str) -> None:
+    assert in_gb(n_bytes) == text
+
+
+def test_the_reason_says_what_waits() -> None:
+    """One task is half of all work: three cores of four idle in the end, on one rank or four."""
+    work = classes((72, 1.0), (1, 72.0))
+    for n_cores, n_agents in ((4, 1), (1, 4)):
+        reason = choose_layout(work, n_cores, thread_limit=1, n_agents=n_agents).reason
+        assert "wastes nothing" not in reason
+        assert "the longest of 73 tasks is 50% of all work: other cores wait for it" in reason
+        assert ("a rank has 1 core; " in reason) == (n_cores == 1)
+    reason = choose_layout(classes((73, 1.0)), 1, n_agents=4).reason
+    assert reason == "1 slot x 1 thread because a rank has 1 core"
+
+
+def test_a_share_of_nothing_is_not_told() -> None:
+    """So little memory that few slots remain: the longest is one of very many."""
+    work = classes((1000, 100.0), memory_bytes=10**9)
+    layout = choose_layout(work, 4, 10**9)
+    assert layout.n_threads > 1
+    assert "0%" not in layout.reason

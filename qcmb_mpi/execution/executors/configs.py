@@ -13,6 +13,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -22,11 +23,14 @@ from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.executors.base import ExecutorConfig
 from qcmb_mpi.execution.layout import place
 from qcmb_mpi.execution.wire import AgentInfo
+from qcmb_mpi.programs.names import did_you_mean
 from qcmb_mpi.programs.profiles import method_family
+from qcmb_mpi.scheduling.cost import FAMILIES
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import choose_layout
 from qcmb_mpi.scheduling.widths import end_s
 
+_LOG = logging.getLogger(__name__)
 _BOUNDS = ("min_workers", "max_workers", "min_threads", "max_threads")
 
 
@@ -115,7 +119,8 @@ class MethodAwareConfig(ExecutorConfig):
         By name of a method (``"b3lyp"``), or of a family that costs alike (``"scf"``, ``"dft"``,
         ``"mp2"``, ``"ccsd"``, ``"ccsd(t)"``, ``"semiempirical"``, ``"dispersion"``); a method goes
         before its family. Where a run has several methods it takes the largest number of threads
-        and the longest time limit, as these hold for all its tasks.
+        and the longest time limit, as these hold for all its tasks. A run warns of names that are
+        neither a method of its own nor a family.
 
     Raises
     ------
@@ -165,7 +170,9 @@ def fitted(config: ExecutorConfig, methods: Iterable[tuple[str, str]]) -> Execut
     """
     if not isinstance(config, MethodAwareConfig):
         return config
-    settings = [config.settings_of(program, method) for program, method in methods]
+    used = list(methods)
+    _warn_of_strangers(config, {method.lower() for _, method in used})
+    settings = [config.settings_of(program, method) for program, method in used]
     threads = [each.n_threads for each in settings if each.n_threads is not None]
     times = [config.timeout_per_task if x.timeout_s is None else x.timeout_s for x in settings]
     return replace(
@@ -174,6 +181,17 @@ def fitted(config: ExecutorConfig, methods: Iterable[tuple[str, str]]) -> Execut
         n_threads=max(threads) if threads else config.n_threads,
         timeout_per_task=max(times, default=config.timeout_per_task),
     )
+
+
+def _warn_of_strangers(config: MethodAwareConfig, used: set[str]) -> None:
+    """Warn, as programs know any number of methods, and one configuration may serve many runs."""
+    known = {*used, *FAMILIES}
+    for name in sorted(config.methods.keys() - known):
+        _LOG.warning(
+            "methods: %r changes nothing: it is no method of this run (%s) and no family (%s)%s",
+            *(name, ", ".join(sorted(used)), ", ".join(sorted(FAMILIES))),
+            did_you_mean(name, known),
+        )
 
 
 def demanded(
