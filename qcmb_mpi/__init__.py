@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
     from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer, LoadBalancer
+    from qcmb_mpi.scheduling.cost import CostModel
 
 _HOMES = {
     "computer": (
@@ -79,11 +80,13 @@ _HOMES = {
     ),
     "report.closing": ("compute_execution_stats", "format_execution_summary"),
     "scheduling.balancer": ("DynamicLoadBalancer", "LoadBalancer"),
+    "scheduling.cost": ("CostModel",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdaptiveParallelConfig",
+    "CostModel",
     "DynamicLoadBalancer",
     "Executor",
     "ExecutorConfig",
