@@ -157,7 +157,7 @@ def refused(parent: Path | None) -> dict[str, Any]:
     """Run what cannot fit into its group."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.json"
-        path.write_text(json.dumps(waters(2, "cc-pvtz")), encoding="utf-8")
+        path.write_text(json.dumps(waters(2, "cc-pvqz")), encoding="utf-8")
         return run(path, NEVER_BYTES, [], parent)
 
 

@@ -51,6 +51,7 @@ _PYSCF_LEAST: dict[tuple[str, str], _Needs] = {
     ("ccsd", "energy"): (_BUFFERS, Term(250e6, n=2.5), Term(40e6, o=2, v=2)),
     ("ccsd", "gradient"): (_BUFFERS, Term(250e6, n=2.5), Term(60e6, o=2, v=2)),
     ("ccsd(t)", "energy"): (_BUFFERS, Term(250e6, n=2.5), Term(40e6, o=2, v=2)),
+    ("ccsd(t)", "gradient"): (_BUFFERS, Term(250e6, n=2.5), Term(60e6, o=2, v=2), *_DENSITIES),
 }
 # It keeps the integrals of an SCF within 95 % of what it is told, 200 MB less; computed anew in
 # every cycle they take five times as long.

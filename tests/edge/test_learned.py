@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from qcmb_mpi import (
     SequentialExecutor,
     schema,
 )
+from qcmb_mpi import forecast as forecast_module
 from qcmb_mpi.driver import RunEnd, RunOptions, run_expansion
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import AgentInfo
@@ -226,6 +228,24 @@ def test_sizes_are_found_once_for_costs_and_for_what_cannot_fit(
     prospect = Prospect(space, CONFIG, done=NOTHING_DONE)
     prospect.check_memory([AgentInfo(0, "a", 4, 10**10, 10**10)])
     assert len(found) == len(prospect.classes) == 4
+
+
+@pytest.mark.parametrize(("memory_bytes", "n_slots"), [(10**9, 1), (20 * 10**9, 4)])
+def test_where_memory_is_short_fewer_tasks_are_told_of_more(
+    monkeypatch: pytest.MonkeyPatch, memory_bytes: int, n_slots: int
+) -> None:
+    """MP2 with 144 functions: integrals that do not fit are computed anew, five times as long."""
+    info = AgentInfo(0, "a", 4, memory_bytes, memory_bytes)
+    monkeypatch.setattr(forecast_module, "host_share", lambda **_: SimpleNamespace(info=info))
+    document = waters(6, "mp2", "energy", "cc-pvdz")
+    document["specification"]["keywords"] = {"bsse_type": ["cp"], "max_nbody": 2}
+    space = TaskSpace(schema.load_input(document).expansion)
+    config = ExecutorConfig(memory_bytes=memory_bytes)
+    prospect = Prospect(space, config, done=NOTHING_DONE)
+    layout = prospect.on([info], CostModel()).layout
+    assert layout.n_slots == n_slots
+    largest_bytes = max(each.memory_bytes for each in prospect.classes)
+    assert 0.7e9 < largest_bytes <= memory_bytes // n_slots
 
 
 def test_ids_that_are_done_are_counted_whatever_their_form() -> None:

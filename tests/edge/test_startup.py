@@ -33,7 +33,7 @@ def test_a_rank_that_only_computes_imports_no_scheduler_and_no_models() -> None:
     )
     imported = said(code)
     assert "qcmb_mpi.execution.agent" in imported
-    for name in ("qcelemental", "qcengine", "qcmanybody", "pydantic", "sqlite3"):
+    for name in ("qcelemental", "qcengine", "qcmanybody", "pydantic"):
         assert name not in imported
     for name in ("scheduling.scheduler", "execution.dispatch", "store", "executors.local"):
         assert f"qcmb_mpi.{name}" not in imported

@@ -183,7 +183,7 @@ def test_a_result_that_appeared_meanwhile_is_not_overwritten(
     ("size", "told"),
     [
         ("65MiB", "--memory: 68.2 MB is less than a single task may need ("),
-        ("900TB", "--memory: 9e+05 GB is more than the "),
+        ("900TB", "--memory: 900000 GB is more than the "),
         ("2GB", ""),
     ],
 )

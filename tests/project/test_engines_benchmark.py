@@ -42,13 +42,20 @@ def test_it_leaves_nothing_behind_when_it_is_told_to_end(tmp_path: Path) -> None
 
     def is_at_work() -> bool:
         started[:] = psutil.Process(program.pid).children(recursive=True)
-        return any("engines_run.py" in " ".join(each.cmdline()) for each in started)
+        return any("engines_run.py" in words_of(each) for each in started)
 
     wait_until(is_at_work)
     program.send_signal(signal.SIGTERM)
     assert program.wait(60) == 128 + signal.SIGTERM
     wait_until(lambda: not any(is_alive(each) for each in started))
     assert not (tmp_path / "out.json").exists()
+
+
+def words_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -165,9 +172,7 @@ def test_foreign_work_ends_with_who_started_it(load: Callable[[str], ModuleType]
     run = load("engines_run")
     with run.spinners(1):
         (child,) = (
-            each
-            for each in psutil.Process(os.getpid()).children()
-            if "getppid" in " ".join(each.cmdline())
+            each for each in psutil.Process(os.getpid()).children() if "getppid" in words_of(each)
         )
         assert is_alive(child)
     assert not is_alive(child)

@@ -172,7 +172,7 @@ def test_a_triples_gradient_does_with_less_if_it_is_told_so(
     given = int(given_gib * 2**30)
     size = TaskSize(n, "ccsd(t)", "gradient", 3, scaling, electrons, 0, given)
     assert 0 < certain_bytes(size) < (peak_mb - 150) * 10**6
-    assert 0.8 * peak_mb < CostModel().predict(size).memory_bytes / 1e6 < 1.7 * peak_mb
+    assert 0.9 * peak_mb < CostModel().predict(size).memory_bytes / 1e6 < 1.7 * peak_mb
 
 
 def test_a_triples_gradient_cannot_do_without_its_densities() -> None:
