@@ -162,7 +162,8 @@ def _tasks_line(stats: Mapping[str, Any]) -> str:
 
 def _layout_line(stats: Mapping[str, Any]) -> str:
     layout = stats.get("layout", NO_LAYOUT)
-    return "" if layout == NO_LAYOUT else f"layout: {layout}"
+    each = "in each rank " if stats.get("n_ranks", 1) > 1 else ""
+    return "" if layout == NO_LAYOUT else f"layout: {each}{layout}"
 
 
 def _memory_line(stats: Mapping[str, Any]) -> str:

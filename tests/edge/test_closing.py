@@ -140,6 +140,8 @@ def test_the_layout_is_told_with_its_reason() -> None:
     run.note(layout="2 slots x 1 thread because 14 tasks are many")
     lines = format_execution_summary(run.finish("incomplete", 103.0)).splitlines()
     assert lines[1] == "layout: 2 slots x 1 thread because 14 tasks are many"
+    lines = format_execution_summary(run.finish("incomplete", 103.0) | {"n_ranks": 3}).splitlines()
+    assert lines[1] == "layout: in each rank 2 slots x 1 thread because 14 tasks are many"
 
 
 @pytest.mark.parametrize(("n", "text"), [(0, ""), (1, "1 attempt was"), (3, "3 attempts were")])
