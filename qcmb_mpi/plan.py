@@ -87,9 +87,8 @@ def make_plan(
         The store cannot be read.
     """
     ranks = ranks or Ranks()
-    if executor == "serial":
-        config = replace(config, n_workers=1)
-    space, system = TaskSpace(loaded.expansion), loaded.expansion.system
+    config = replace(config, n_workers=1) if executor == "serial" else config
+    space = TaskSpace(loaded.expansion)
     done, calibration = _found(space, store_path, with_records=loaded.wants_records)
     prospect = Prospect(space, config, done=done[:0] if is_fresh else done)
     agents = agents_of(ranks, config, can_widen=executor not in _NEVER_WIDE)
@@ -97,20 +96,16 @@ def make_plan(
     outlook = prospect.on(agents.infos, model)
     levels = _levels(space, outlook)
     expected_s = wall_s(outlook, agents)
-    warnings = [
-        *loaded.warnings,
-        *prospect.memory_doubts(outlook),
+    advice = (
         agents.crowding(outlook.placement.layout_of, outlook.layout),
         fewer_ranks(prospect, ranks, model),
         _beyond(walltime_s, expected_s),
-    ]
+    )
     return {
         "n_tasks": space.n_tasks,
         "n_done": 0 if is_fresh else len(done),
         "store": None if store_path is None or is_fresh else str(store_path),
-        "fragments": _fragments(system),
-        "n_fragments": system.n_fragments,
-        "n_atoms": system.n_atoms,
+        **_of_system(loaded.expansion.system),
         "core_seconds": sum(row["core_seconds"] for row in levels),
         "wall_s": expected_s,
         "walltime_s": walltime_s,
@@ -121,8 +116,16 @@ def make_plan(
         "layout": _layout(outlook),
         "levels": levels,
         "problems": _refusals(prospect, space, agents.node),
-        "warnings": [warning for warning in warnings if warning],
+        "warnings": [*loaded.warnings, *prospect.memory_doubts(outlook), *filter(None, advice)],
         "command": shlex.join(["python", "-m", "qcmb_mpi", "run", *words]),
+    }
+
+
+def _of_system(system: System) -> dict[str, Any]:
+    return {
+        "fragments": _fragments(system),
+        "n_fragments": system.n_fragments,
+        "n_atoms": system.n_atoms,
     }
 
 

@@ -2,7 +2,8 @@
 
 Rules of this file
 ------------------
-1. Pure: the agents of a run and those of a simulation ask the same rule.
+1. Pure. The lookahead of a run follows it, and simulated agents; real ones hold what is short for a
+   fixed time, which is enough for a few dozen of them.
 2. A slot that has nothing to do is told of at once, but once only until there is an answer; and
    when that is long in coming, reports are as far apart: a master that is behind is not to be sent
    more and smaller messages.
