@@ -45,12 +45,15 @@ class ToyRecipe:
         For these tasks, at every attempt, a fault: see :class:`FlakyEngine`.
     once : str
         Directory of marks: a fault happens only if its mark is not there yet.
+    journal : str
+        File that gets a line for each task that ended well.
     """
 
     expansion: Expansion
     seconds: float = 0.0
     faults: Mapping[int, str] = field(default_factory=dict)
     once: str = ""
+    journal: str = ""
 
     def build(self, resources: SlotResources) -> FlakyEngine:
         """Return the engine."""
@@ -79,6 +82,9 @@ class FlakyEngine:
                 return outcome
         if self._recipe.seconds:
             time.sleep(self._recipe.seconds)
+        if self._recipe.journal:
+            with open(self._recipe.journal, "a") as journal:
+                journal.write(f"{task}\n")
         clusters = self._space.clusters(np.array([task]))
         energy = toy_energy(clusters.real[0], clusters.basis[0], int(clusters.model_chemistry[0]))
         return replace(self._outcome(task, began), energy_hartree=energy)

@@ -314,6 +314,7 @@ class Agent:
 
     def _end(self, slot: Slot, failure: Failure) -> None:
         slot.process.kill()
+        self._hear(slot)  # what it told between the last look and its death
         self._report(slot, failure)
         self._replace(slot, failure.message)
 
@@ -347,7 +348,9 @@ class Agent:
         return slot_failures.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
 
     def _report(self, slot: Slot, failure: Failure) -> None:
-        """Tell how the task ended that a slot was at."""
+        """Tell what a dead slot has left untold, and how the task ended that it was at."""
+        if untold := slot.untold():
+            self._hear_done(slot, untold)
         if not slot.outstanding:
             return
         space, task = slot.take_current()

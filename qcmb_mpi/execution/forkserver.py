@@ -32,7 +32,9 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution import mark
 from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
+from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine import launcher, limits, threads
 from qcmb_mpi.machine.processes import cpu_s, kill_tree
@@ -43,7 +45,6 @@ _START = (
 )
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
-_MARK_BYTES = 16  # there on the disk before a slot maps them: it would die of a full one
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -69,8 +70,8 @@ class SlotProcess:
         Two-way, never waits.
     log : file object
         What it and its programs write to standard output and error.
-    mark : file object
-        Where it counts the tasks it has started; see :class:`~qcmb_mpi.execution.slot.Mark`.
+    mark_file : file object
+        What it leaves behind; see :mod:`qcmb_mpi.execution.mark`.
 
     Attributes
     ----------
@@ -80,13 +81,13 @@ class SlotProcess:
         Why it was never started, if so; its pipe is at its end then.
     """
 
-    def __init__(self, pipe: Pipe, log: IO[bytes], mark: IO[bytes]) -> None:
+    def __init__(self, pipe: Pipe, log: IO[bytes], mark_file: IO[bytes]) -> None:
         self.pid = 0
         self.fault = ""
         self.is_given_up = False
         self.pipe = pipe
         self._log = log
-        self._mark = mark
+        self._mark = mark_file
 
     def was_forked(self, pid: int) -> None:
         """Learn its process id."""
@@ -97,14 +98,17 @@ class SlotProcess:
     @property
     def n_started(self) -> int:
         """Tasks it has started in its life; known also after its death."""
-        return int.from_bytes(os.pread(self._mark.fileno(), 8, 0), "little")
+        return mark.n_started(self._mark.fileno())
+
+    def untold(self, n_heard: int) -> list[Outcome]:
+        """Return what it finished and did not tell before its death; `n_heard` were told."""
+        return mark.untold(self._mark.fileno(), n_heard)
 
     def cpu_s(self) -> float:
         """Return the processor time that it and its programs spent on the task it is at."""
         if not self.pid:
             return 0.0
-        before_ms = int.from_bytes(os.pread(self._mark.fileno(), 8, 8), "little")
-        return max(0.0, cpu_s(self.pid) - before_ms / 1000)
+        return max(0.0, cpu_s(self.pid) - mark.spent_s(self._mark.fileno()))
 
     def output_tail(self, n_bytes: int = 2000) -> str:
         """Return the last `n_bytes` that were written."""
@@ -212,14 +216,14 @@ class ForkServer:
             try:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
                 log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
-                mark = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
-                os.pwrite(mark.fileno(), bytes(_MARK_BYTES), 0)
+                left = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
+                mark.prepare(left.fileno())
             except OSError as error:
                 raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()
         mine.setblocking(False)
-        slot = SlotProcess(Pipe(mine), log, mark)
-        self._unasked.append((slot, theirs, [theirs.fileno(), log.fileno(), mark.fileno()]))
+        slot = SlotProcess(Pipe(mine), log, left)
+        self._unasked.append((slot, theirs, [theirs.fileno(), log.fileno(), left.fileno()]))
         self._ask()
         return slot
 

@@ -15,6 +15,7 @@ Rules of this file
 1. End of file on the pipe ends the slot.
 2. Finished outcomes share a message: they are held back while there is plenty to do, a twentieth
    of a second at most; a failure, and the last ones before the slot has nothing to do, never.
+   Those that wait are kept in the mark meanwhile: the next task may hang, or end the slot.
 3. A task is counted in the mark before it starts: after a crash its agent knows which one it was.
 4. What is done for each task costs microseconds: there may be a thousand of them in a second.
 """
@@ -22,10 +23,8 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from typing import Any
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.contained import Contained, Refusal
 from qcmb_mpi.execution.engine import EngineRecipe, SlotResources
+from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.pipe import Pipe
@@ -44,8 +44,6 @@ from qcmb_mpi.machine.threads import thread_environment
 _HOLD_S = 0.05
 # When so little work is left, it is told when half of it is done: the agent may have more.
 _LOW_S = 0.03
-_COUNTS = struct.Struct("<qq")
-_CPU_INTERVAL_S = 0.01
 
 
 def serve(pipe: Pipe, mark_fd: int) -> None:
@@ -72,7 +70,7 @@ class _Desk:
         self._pipe = pipe
         self._mark = mark
         self._messages: deque[tuple[Any, ...]] = deque()
-        self._outbox = Outbox(lambda outcomes: pipe.send(("done", outcomes)))
+        self._outbox = Outbox(lambda outcomes: pipe.send(("done", outcomes)), mark)
         self._engines: dict[int, Contained | Refusal] = {}
         self._settled: SlotResources | None = None
 
@@ -147,31 +145,6 @@ def settle(resources: SlotResources) -> None:
     threadpool_limits(resources.n_threads)
 
 
-class Mark:
-    """Where the agent can read what it must know if this process ends: two 8-byte integers.
-
-    The number of tasks started, and the processor time in ms that was spent before the last one.
-
-    Parameters
-    ----------
-    fd : int
-        A file that has room for them.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._counts = mmap.mmap(fd, _COUNTS.size)
-        self._n_started = self._before_ms = 0
-        self._timed_s = -_CPU_INTERVAL_S
-
-    def count(self) -> None:
-        """Enter that a task starts."""
-        self._n_started += 1
-        now = time.monotonic()
-        if now - self._timed_s >= _CPU_INTERVAL_S:
-            self._timed_s, self._before_ms = now, int(1000 * sum(os.times()[:4]))
-        _COUNTS.pack_into(self._counts, 0, self._n_started, self._before_ms)
-
-
 class Outbox:
     """Outcomes that are not told yet, and when they are to be.
 
@@ -179,6 +152,8 @@ class Outbox:
     ----------
     tell : callable
         Tells some.
+    mark : Mark
+        Where they are kept until then.
     clock : callable
         Monotonic seconds.
     """
@@ -186,9 +161,11 @@ class Outbox:
     def __init__(
         self,
         tell: Callable[[Outcomes], None],
+        mark: Mark,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell = tell
+        self._mark = mark
         self._clock = clock
         self._held: list[Outcome] = []
         self._space = 0
@@ -207,7 +184,7 @@ class Outbox:
         Parameters
         ----------
         outcome : Outcome
-            Of a task that ends now.
+            Of a task of the space begun, that ends now.
         n_left : int
             Tasks that this slot still has.
         """
@@ -218,7 +195,8 @@ class Outbox:
         self._held.append(outcome)
         is_low = n_left * seconds < _LOW_S and n_left <= len(self._held)
         is_late = now + seconds - self._held_s > _HOLD_S  # when the next one ends
-        if outcome.failure is not None or is_low or is_late:
+        must = outcome.failure is not None or is_low or is_late
+        if must or not self._mark.hold(self._space, outcome):
             self.tell()
 
     def tell(self) -> None:
@@ -226,3 +204,4 @@ class Outbox:
         if self._held:
             held, self._held = self._held, []
             self._tell(Outcomes.of(held, space=self._space))
+            self._mark.told(len(held))

@@ -110,9 +110,13 @@ class Slot:
         return self._n_failed >= _MAX_FAILURES and n_good > self._good_elsewhere
 
     def take_current(self) -> tuple[int, int]:
-        """Take out the task it was at; those before it ended, but untold."""
+        """Take out the task it was at, when all is known of those before."""
         place = self.process.n_started - self._n_finished - 1
         return self.outstanding.pop(min(max(place, 0), len(self.outstanding) - 1))
+
+    def untold(self) -> Outcomes:
+        """Return what it finished and did not tell before its death."""
+        return Outcomes.of(self.process.untold(self._n_finished))
 
     def _send(self, *message: object) -> None:
         # A slot that has just died is noticed by the end of file on its pipe.

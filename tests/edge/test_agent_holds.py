@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_a_failure_does_not_wait(agent: Agent) -> None:
     work(agent, range(N_TASKS))
     heard = hear(agent, lambda news: any(each.failure for each in outcomes(news)))
     assert sum(sizes(heard)) < N_TASKS
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop"])
+def test_what_a_slot_holds_back_survives_it(agent: Agent, tmp_path: Path, fault: str) -> None:
+    journal = tmp_path / "journal"
+    faults = dict.fromkeys((40, 60, 80), fault)
+    recipe = ToyRecipe(MANY, seconds=0.002, faults=faults, journal=str(journal))
+    open_space(agent, recipe, n_slots=1, timeout_s=1.0)
+    work(agent, range(N_TASKS))
+    heard = hear(agent, lambda news: sum(sizes(news)) == N_TASKS)
+    ended_well = [each.task for each in outcomes(heard) if each.failure is None]
+    assert sorted(ended_well) == [task for task in range(N_TASKS) if task not in faults]
+    assert sorted(map(int, journal.read_text().split())) == sorted(ended_well)
 
 
 def test_long_tasks_do_not_wait(agent: Agent) -> None:

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcmb_mpi.execution import slot
+from qcmb_mpi.execution import mark, slot
+from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
-from qcmb_mpi.execution.slot import Mark, Outbox
+from qcmb_mpi.execution.slot import Outbox
 from qcmb_mpi.scheduling.policy import ErrorClass
+
+FILE = os.memfd_create("mark")
 
 
 class Story:
     """An outbox, a clock, and when each outcome ended and was told."""
 
     def __init__(self) -> None:
+        mark.prepare(FILE)
         self.now = 0.0
         self.messages: list[list[int]] = []
         self.ended_s: list[float] = []
         self.told_s: dict[int, float] = {}
-        self.outbox = Outbox(self._tell, lambda: self.now)
+        self.outbox = Outbox(self._tell, Mark(FILE), lambda: self.now)
 
     def _tell(self, outcomes: Outcomes) -> None:
         self.messages.append([each.task for each in outcomes])
         self.told_s.update((each.task, self.now) for each in outcomes)
 
+    def left(self) -> list[int]:
+        """Return what would be known of the tasks not told if the slot died now."""
+        outcomes = mark.untold(FILE, sum(map(len, self.messages)))
+        return [each.task for each in outcomes]
+
     def run(self, seconds: list[float], *, failing: int = -1) -> Story:
-        """Have a batch of tasks run."""
+        """Have a batch of tasks run; at no time is one of them known to nobody."""
         self.outbox.begin(0)
         for task, each_s in enumerate(seconds):
             self.now += each_s
@@ -41,6 +53,8 @@ class Story:
                 Outcome(0, task, 0.0, each_s, energy_hartree=1.0, failure=failure),
                 len(seconds) - task - 1,
             )
+            told = [each for message in self.messages for each in message]
+            assert told + self.left() == list(range(task + 1))
         return self
 
 
@@ -86,28 +100,61 @@ def test_the_agent_hears_in_time_that_little_is_left() -> None:
     assert [len(message) for message in story.messages] == [20, 10, 5, 3, 1, 1]
 
 
-def test_the_mark_says_what_was_started_and_when() -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(bytes(16))
-        file.flush()
-        mark = Mark(file.fileno())
-        for _ in range(3):
-            mark.count()
-        first, before_ms = (
-            int.from_bytes(os.pread(file.fileno(), 8, at), "little") for at in (0, 8)
-        )
-    assert first == 3
-    assert 0 < before_ms <= 1000 * sum(os.times()[:4])
+@pytest.fixture
+def file() -> Iterator[int]:
+    """Give the descriptor of a file made ready for a mark."""
+    with tempfile.TemporaryFile() as opened:
+        mark.prepare(opened.fileno())
+        yield opened.fileno()
 
 
-def test_the_mark_follows_the_processor_time() -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(bytes(16))
-        file.flush()
-        mark = Mark(file.fileno())
-        mark.count()
-        before_s = sum(os.times()[:4])
-        while sum(os.times()[:4]) < before_s + 0.1:
-            pass
-        mark.count()
-        assert int.from_bytes(os.pread(file.fileno(), 8, 8), "little") >= 1000 * before_s + 90
+def test_the_mark_says_what_was_started_and_when(file: int) -> None:
+    ours = Mark(file)
+    for _ in range(3):
+        ours.count()
+    assert mark.n_started(file) == 3
+    assert 0 < mark.spent_s(file) <= sum(os.times()[:4])
+
+
+def test_the_mark_follows_the_processor_time(file: int) -> None:
+    ours = Mark(file)
+    ours.count()
+    before_s = sum(os.times()[:4])
+    while sum(os.times()[:4]) < before_s + 0.1:
+        pass
+    ours.count()
+    assert mark.spent_s(file) >= before_s + 0.09
+
+
+def outcome(task: int, **result: Any) -> Outcome:
+    """Return the outcome of a task."""
+    return Outcome(0, task, 1.0, 2.0, energy_hartree=-0.1, program="toy", **result)
+
+
+def test_an_outcome_is_the_same_after_its_slot_has_died(file: int) -> None:
+    sent = outcome(7, gradient=np.arange(6.0).reshape(2, 3), record=b"{}", remedy="another guess")
+    assert Mark(file).hold(3, sent)
+    [found] = mark.untold(file, 0)
+    assert (found.space, found.task, found.record, found.remedy) == (3, 7, b"{}", "another guess")
+    assert np.array_equal(found.gradient, sent.gradient)
+
+
+def test_what_was_told_just_before_the_end_is_not_told_twice(file: int) -> None:
+    """The slot died between telling two outcomes and crossing them out."""
+    ours = Mark(file)
+    ours.hold(0, outcome(1))
+    ours.told(1)
+    for task in (2, 3):
+        ours.hold(0, outcome(task))
+    assert [each.task for each in mark.untold(file, 1)] == [2, 3]
+    assert [each.task for each in mark.untold(file, 3)] == []
+
+
+def test_what_the_mark_has_no_room_for_is_told_at_once() -> None:
+    story = Story()
+    story.outbox.begin(0)
+    wide = np.zeros((60, 60))
+    for task in range(5):
+        story.outbox.put(outcome(task, hessian=wide), 1000)
+    assert story.messages == [[0, 1, 2]]
+    assert story.left() == [3, 4]

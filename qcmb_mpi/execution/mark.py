@@ -1,0 +1,104 @@
+"""What a slot leaves in a file, so that its agent knows it even if the slot dies.
+
+The file has four 8-byte integers: tasks started, the processor time in ms that was spent before
+the last one, outcomes told, and the bytes of those that are not told yet, which follow.
+
+Rules of this file
+------------------
+1. Bytes are there before they are counted: a slot may be killed between any two statements.
+2. The file has its size before a slot maps it: the slot would die of a full disk.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import struct
+import time
+from dataclasses import fields
+from operator import attrgetter
+
+from qcmb_mpi.execution.outcome import Outcome
+
+SIZE = 1 << 16
+_HEAD = struct.Struct("<qqqq")
+_STARTED, _SPENT, _TOLD, _HELD = range(4)
+_CPU_INTERVAL_S = 0.01
+# A tuple is pickled in a third of the time that the object takes.
+_parts = attrgetter(*[field.name for field in fields(Outcome) if field.name != "space"])
+
+
+def prepare(fd: int) -> None:
+    """Give a file the size and the content that a slot expects."""
+    os.pwrite(fd, bytes(SIZE), 0)
+
+
+class Mark:
+    """The slot's side.
+
+    Parameters
+    ----------
+    fd : int
+        A file that was made ready by :func:`prepare`.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._file = mmap.mmap(fd, SIZE)
+        self._numbers = memoryview(self._file)[: _HEAD.size].cast("q")
+        self._timed_s = -_CPU_INTERVAL_S
+
+    def count(self) -> None:
+        """Enter that a task starts."""
+        now = time.monotonic()
+        if now - self._timed_s >= _CPU_INTERVAL_S:
+            self._timed_s = now
+            self._numbers[_SPENT] = int(1000 * sum(os.times()[:4]))
+        self._numbers[_STARTED] += 1
+
+    def hold(self, space: int, outcome: Outcome) -> bool:
+        """Keep an outcome, as one of `space`, until it is told; return whether there is room."""
+        data = pickle.dumps((space, *_parts(outcome)), protocol=5)
+        begin = _HEAD.size + self._numbers[_HELD]
+        if begin + len(data) > SIZE:
+            return False
+        self._file[begin : begin + len(data)] = data
+        self._numbers[_HELD] += len(data)
+        return True
+
+    def told(self, n_outcomes: int) -> None:
+        """Enter that outcomes have been told, all that were kept among them."""
+        self._numbers[_HELD] = 0
+        self._numbers[_TOLD] += n_outcomes
+
+
+def n_started(fd: int) -> int:
+    """Return how many tasks a slot has started."""
+    return _read(fd)[_STARTED]
+
+
+def spent_s(fd: int) -> float:
+    """Return the processor time in seconds that was spent before its last task."""
+    return _read(fd)[_SPENT] / 1000
+
+
+def untold(fd: int, n_heard: int) -> list[Outcome]:
+    """Return what a dead slot has not told.
+
+    Parameters
+    ----------
+    fd : int
+    n_heard : int
+        Outcomes that it has told in its life.
+    """
+    head = _read(fd)
+    data = io.BytesIO(os.pread(fd, head[_HELD], _HEAD.size))
+    outcomes = []
+    while data.tell() < head[_HELD]:
+        outcomes.append(Outcome(*pickle.load(data)))
+    return outcomes[max(0, n_heard - head[_TOLD]) :]
+
+
+def _read(fd: int) -> tuple[int, ...]:
+    return _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
