@@ -39,10 +39,12 @@ print(MPI.Get_library_version())
 _WORLD = f"from mpi4py import MPI\nprint('{_MARK}', MPI.COMM_WORLD.size)"
 # QCEngine only looks whether a module is there: whether it loads is found out here.
 _PROGRAMS = f"""
-import importlib, importlib.util, json
+import importlib, importlib.util, json, os, tempfile
 from qcmb_mpi.programs import register
 register()
 import qcengine
+elsewhere = tempfile.TemporaryDirectory()
+os.chdir(elsewhere.name)  # Psi4 leaves files when it is asked its version
 found, broken = {{}}, {{}}
 for name in sorted(qcengine.list_available_programs()):
     try:
