@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,15 @@ from engines_work import Work
 
 from qcmb_mpi.execution.dispatch import Dispatcher, Job
 from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
-from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
+from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.layout import place
 from qcmb_mpi.expansion.levels import Bsse, Expansion, Levels
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.expansion.system import ModelChemistry, System
-from qcmb_mpi.machine import affinity, launcher
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.store import Store
 
 GUESS_S = 0.01  # of every task: nobody is told how long tasks take
-BARE = ("qcmb_mpi.execution.slot",)
 
 
 def expansion(n_tasks: int, name: str) -> Expansion:
@@ -101,17 +98,10 @@ def _opened(executor: Executor, folder: Path) -> Iterator[Ours]:
         yield Ours(executor, store)
 
 
-def _server(*, has_programs: bool) -> ForkServer:
-    """Start the process that slots come from, as early as the command does."""
-    modules = PRELOAD if has_programs else BARE
-    return ForkServer.start(clean_environment(os.environ), (*modules, "engines_recipe"))
-
-
 def on_processes(
-    n_workers: int, folder: Path, measure: Callable[[Ours], Any], *, has_programs: bool
+    n_workers: int, folder: Path, measure: Callable[[Ours], Any], server: ForkServer | None
 ) -> Any:
-    """Measure on local processes; without programs, slots do not import QCEngine."""
-    server = _server(has_programs=has_programs)
+    """Measure on local processes."""
     from qcmb_mpi.execution.executors.local import MultiprocessingExecutor
 
     config = ExecutorConfig(n_workers=n_workers, n_threads=1)
@@ -123,12 +113,9 @@ def on_processes(
 
 
 def on_ranks(
-    folder: Path, measure: Callable[[Ours], Any], *, is_dedicated: bool, has_programs: bool
+    folder: Path, measure: Callable[[Ours], Any], server: ForkServer | None, *, is_dedicated: bool
 ) -> Any:
     """Measure under mpiexec, a slot a rank; return None but on rank 0."""
-    affinity.pin(affinity.allocation_mask())  # mpiexec may bind a rank to one core
-    is_first = launcher.leads_node(os.environ)
-    server = _server(has_programs=has_programs) if is_first else None
     from qcmb_mpi.execution.executors.mpi import MPIExecutor
 
     config = ExecutorConfig(n_workers=1, n_threads=1)

@@ -253,15 +253,15 @@ def on_engine(options: argparse.Namespace, folder: Path) -> Any:
         # As in our own command, QCEngine is left to the slots: ``import qcmb_mpi`` by a user's
         # script registers programs with it, which takes a second.
         sys.orig_argv[:] = [sys.executable, "-m", "qcmb_mpi"]
+        import engines_server
+
+        is_mpi = options.engine == "ours-mpi"
+        server = engines_server.started(is_mpi=is_mpi, has_programs=options.programs)
         import engines_ours
 
-        if options.engine == "ours-processes":
-            return engines_ours.on_processes(
-                options.workers, folder, measuring, has_programs=options.programs
-            )
-        return engines_ours.on_ranks(
-            folder, measuring, is_dedicated=options.dedicated, has_programs=options.programs
-        )
+        if is_mpi:
+            return engines_ours.on_ranks(folder, measuring, server, is_dedicated=options.dedicated)
+        return engines_ours.on_processes(options.workers, folder, measuring, server)
     import engines_rivals
 
     return engines_rivals.measured(options.engine, options.workers, folder, measuring)
