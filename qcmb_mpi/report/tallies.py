@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -123,13 +124,18 @@ class Prediction:
     """Predicted seconds per task of one space, kept per class."""
 
     def __init__(self, classes: Iterable[PredictedClass]) -> None:
-        known = [each for each in classes if len(each.ids)]
-        self._seconds = np.array([each.cost_s for each in known] + [np.nan])
-        n_tasks = 1 + max((_last(each.ids) for each in known), default=-1)
-        kind = np.uint16 if len(known) < 1 << 16 else np.uint32
-        self._class_of = np.full(n_tasks, len(known), dtype=kind)
-        for index, each in enumerate(known):
-            self._class_of[_places(each.ids)] = index
+        self._known = [each for each in classes if len(each.ids)]
+        self._seconds = np.array([each.cost_s for each in self._known] + [np.nan])
+
+    @cached_property
+    def _class_of(self) -> NDArray[Any]:
+        """The class of each task; made for the first result, as it would delay the first task."""
+        n_tasks = 1 + max((_last(each.ids) for each in self._known), default=-1)
+        kind = np.uint16 if len(self._known) < 1 << 16 else np.uint32
+        class_of: NDArray[Any] = np.full(n_tasks, len(self._known), dtype=kind)
+        for index, each in enumerate(self._known):
+            class_of[_places(each.ids)] = index
+        return class_of
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Look up the prediction for each id; NaN where there is none."""

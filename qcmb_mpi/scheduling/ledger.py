@@ -36,7 +36,6 @@ from qcmb_mpi.scheduling.messages import (
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 NOBODY = -1
-_UNSEEN = 255
 
 Places = slice | NDArray[np.intp]
 Parts = Sequence[tuple[int, Places]]  # class indices among some ids, and what picks theirs
@@ -119,7 +118,7 @@ class Ledger:
         self.memory_bytes = np.array([c.memory_bytes for c in event.classes], dtype=np.int64)
         self.least_bytes = self.memory_bytes.copy()  # the smallest prediction so far
         self.n_threads = np.array([c.n_threads for c in event.classes], dtype=np.int64)
-        self.states = self._first_states()
+        self.states = np.full(self.n_tasks, WAITING, dtype=np.uint8)
         self.holders = np.full(self.n_tasks, NOBODY, dtype=np.int32)
         self.trials: dict[int, Trials] = {}
         self.open_stages = dict.fromkeys(self.stages.tolist())
@@ -321,42 +320,33 @@ class Ledger:
                 self.n_unsettled_of[index] -= n
                 self._n_unsettled_in[int(self.stages[index])] -= n
 
-    def _first_states(self) -> NDArray[np.uint8]:
-        states = np.full(self.n_tasks, _UNSEEN, dtype=np.uint8)
-        for each in self.classes:
-            if each.n_tasks:
-                self._mark(states, each)
-        # There are as many ids as tasks: if one was there twice, another was not.
-        if (states == _UNSEEN).any():
-            raise IllegalEvent(f"classes of space {self.space} overlap")
-        return states
-
-    def _mark(self, states: NDArray[np.uint8], each: TaskClass) -> None:
-        low, high = _bounds(each)
-        if low < 0 or high >= self.n_tasks:
-            raise IllegalEvent(
-                f"ids {low}..{high} in a space of {self.n_tasks} tasks", story=(each.key,)
-            )
-        index = _index(each)
-        if not (states[index] == _UNSEEN).all():
-            raise IllegalEvent(f"classes of space {self.space} overlap", story=(each.key,))
-        states[index] = WAITING
-
     def _find_classes(self) -> None:
         """Make id -> class cheap: by the starts of ranges, or by an array where ids interleave."""
-        indices = [_index(each) for each in self.classes]
+        filled = np.array([i for i, each in enumerate(self.classes) if each.n_tasks], dtype=np.intp)
+        classes = [self.classes[i] for i in filled.tolist()]
+        for each in classes:
+            low, high = _bounds(each)
+            if low < 0 or high >= self.n_tasks:
+                message = f"ids {low}..{high} in a space of {self.n_tasks} tasks"
+                raise IllegalEvent(message, story=(each.key,))
         self._class_of: NDArray[Any] | None = None
+        # There are as many ids as tasks: if one is there twice, another is not.
+        indices = [_index(each) for each in classes]
         if all(isinstance(index, slice) for index in indices):
-            filled = [i for i, each in enumerate(self.classes) if each.n_tasks]
-            starts = np.array([self.classes[i].ids[0] for i in filled], dtype=np.int64)
+            starts = np.array([each.ids[0] for each in classes], dtype=np.int64)
             order = np.argsort(starts)
-            self._starts = starts[order]
-            self._in_order = np.array(filled, dtype=np.intp)[order]
-            return
-        kind = np.uint16 if len(indices) <= 1 << 16 else np.uint32
-        self._class_of = np.zeros(self.n_tasks, dtype=kind)
-        for number, index in enumerate(indices):
-            self._class_of[index] = number
+            self._starts, self._in_order = starts[order], filled[order]
+            sizes = np.array([each.n_tasks for each in classes], dtype=np.int64)[order]
+            is_partition = np.array_equal(np.cumsum(sizes) - sizes, self._starts)
+        else:
+            nobody = len(self.classes)
+            kind = np.uint16 if nobody < 1 << 16 else np.uint32
+            self._class_of = np.full(self.n_tasks, nobody, dtype=kind)
+            for number, index in zip(filled.tolist(), indices, strict=True):
+                self._class_of[index] = number
+            is_partition = not (self._class_of == nobody).any()
+        if not is_partition:
+            raise IllegalEvent(f"classes of space {self.space} overlap")
 
     def _settle(self, done: Ids) -> None:
         if len(done) and (done.min() < 0 or done.max() >= self.n_tasks):
@@ -366,8 +356,11 @@ class Ledger:
     def _recount(self) -> None:
         # np.bincount would make eight bytes of each state.
         self._n_by_state = [int(np.count_nonzero(self.states == int(each))) for each in TaskState]
+        has_done = self._n_by_state[DONE] > 0
         for index, each in enumerate(self.classes):
-            n_left = int(np.count_nonzero(self._states_of(each) < DONE))
+            n_left = each.n_tasks
+            if has_done:
+                n_left = int(np.count_nonzero(self._states_of(each) < DONE))
             self.n_unsettled_of[index] = n_left
             self._n_unsettled_in[each.stage] += n_left
 

@@ -221,6 +221,34 @@ class TestClasses:
         pairs = set(zip(codes, map(tuple, rows.tolist()), strict=True))
         assert len(pairs) == len(set(codes)) == len(np.unique(rows, axis=0))
 
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.integers(1, 4))
+    def test_compositions_are_ranks_of_multisets_in_the_order_of_subsets(
+        self, of_fragments: list[int], k: int
+    ) -> None:
+        multisets = list(itertools.combinations_with_replacement(range(4), k))
+        subsets_of_kinds = itertools.combinations(of_fragments, k)
+        expected = [multisets.index(tuple(sorted(each))) for each in subsets_of_kinds]
+        assert classes._compositions(np.array(of_fragments), 4, k).tolist() == expected
+
+    @pytest.mark.parametrize("bsse", ["nocp", "cp"])
+    def test_few_compositions_of_many_tasks_are_found_without_the_tasks_themselves(
+        self, bsse: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        system = make_system((1,) * 99, symbols=["Ne", "He", "Ar"] * 33)
+        space = make_space((), {1: "a", 2: "a", 3: "a"}, [bsse], system=system)
+        looked_up: list[int] = []
+        fragments = space.fragments
+        monkeypatch.setattr(
+            space,
+            "fragments",
+            lambda block, ranks: looked_up.append(len(ranks)) or fragments(block, ranks),
+        )
+        found = space.classes()
+        assert space.n_tasks > 150_000
+        assert sum(looked_up) == len(found) < 50
+        assert sum(len(each.ids) for each in found) == space.n_tasks
+
     def test_ids_without_gap_are_a_range_and_others_small_integers(self) -> None:
         space = make_space((), {1: "a", 2: "a", "supersystem": "s"}, system=self.system)
         by_kinds = {(c.block, c.real_kinds): c.ids for c in space.classes()}
