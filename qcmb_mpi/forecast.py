@@ -61,29 +61,44 @@ def forecast(
     """
     stages = {block: stage.index for stage in space.level_graph().stages for block in stage.blocks}
     driver = space.expansion.driver
-    return tuple(
-        _task_class(each, stages[each.tasks.block], driver)
-        for each in sized or sized_classes(space, slot_bytes=slot_bytes)
-    )
+    commons: dict[str, _Common] = {}
+    found = []
+    for each in sized or sized_classes(space, slot_bytes=slot_bytes):
+        common = commons.get(each.chemistry.fingerprint)
+        if common is None:
+            common = _Common.of(each, driver)
+            commons[each.chemistry.fingerprint] = common
+        found.append(common.task_class(each, stages[each.tasks.block]))
+    return tuple(found)
 
 
-def _task_class(each: SizedClass, stage: int, driver: str) -> TaskClass:
-    tasks, chemistry = each.tasks, each.chemistry
-    return TaskClass(
-        stage=stage,
-        ids=tasks.ids,
-        cost_s=seconds_of(each.size),
-        memory_bytes=bytes_of(each.size),
-        key=(chemistry.fingerprint, tasks.real_kinds, tasks.ghost_kinds),
-        family=family_name(chemistry, driver),
-        parallel_fraction=_parallel_fraction(chemistry.program, each.size.method),
-    )
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the classes of a model chemistry have in common: there may be very many of them."""
 
+    fingerprint: str
+    family: str
+    parallel_fraction: float
 
-def _parallel_fraction(program: str, method: str) -> float:
-    """Return the part of a large task that threads speed up."""
-    family = method_family(program, method)
-    return PARALLEL_FRACTIONS[family] if profile(program).is_threaded else 0.0
+    @classmethod
+    def of(cls, each: SizedClass, driver: str) -> _Common:
+        chemistry, method = each.chemistry, each.size.method
+        fraction = 0.0
+        if profile(chemistry.program).is_threaded:
+            fraction = PARALLEL_FRACTIONS[method_family(chemistry.program, method)]
+        return cls(chemistry.fingerprint, family_name(chemistry, driver), fraction)
+
+    def task_class(self, each: SizedClass, stage: int) -> TaskClass:
+        """Return the class as the scheduler knows it."""
+        return TaskClass(
+            stage=stage,
+            ids=each.tasks.ids,
+            cost_s=seconds_of(each.size),
+            memory_bytes=bytes_of(each.size),
+            key=(self.fingerprint, each.tasks.real_kinds, each.tasks.ghost_kinds),
+            family=self.family,
+            parallel_fraction=self.parallel_fraction,
+        )
 
 
 def slot_bytes_of(config: ExecutorConfig) -> int:

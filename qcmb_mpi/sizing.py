@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,8 +84,8 @@ class _Sizer:
         base_bytes = profile(program).base_memory_bytes
         scaling = scaling_of(program, method_family(program, method), driver, base_bytes, keywords)
         self._basis = str(model.get("basis") or "")
-        self._template = TaskSize(
-            0, method=method, driver=driver, scaling=scaling, given_bytes=slot_bytes
+        self._size = partial(
+            TaskSize, method=method, driver=driver, scaling=scaling, given_bytes=slot_bytes
         )
         symbols = [system.symbols[atoms] for atoms in system.fragment_slices]
         self._n_atoms = system.fragment_sizes
@@ -98,9 +99,8 @@ class _Sizer:
         """Return the size of a cluster; fragments count from 1."""
         n_atoms = _total(self._n_atoms, real)
         n_electrons = _total(self._n_electrons, real) - _total(self._charges, real)
-        return replace(
-            self._template,
-            n_basis_functions=_total(self._n_functions, basis if self._basis else real),
+        return self._size(
+            _total(self._n_functions, basis if self._basis else real),
             n_atoms=n_atoms,
             n_electrons=max(0, round(n_electrons)),
             n_ghost_atoms=_total(self._n_atoms, basis) - n_atoms,
