@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.machine.affinity import allocation_mask
 from qcmb_mpi.machine.cgroups import Granted, cpu_quotas, memory_limits
 from qcmb_mpi.machine.topology import (
     format_cpu_list,
+    memory_here_bytes,
     memory_total_bytes,
     parse_cpu_list,
     read_numa_domains,
@@ -97,7 +96,7 @@ def read_limits(
     cpus = [Granted(len(mask), f"the affinity mask {format_cpu_list(mask)}")]
     cpus += cpu_quotas(root) + by_batch
     memory = _batch_memory(environ) + memory_limits(root) + _process_limits(root)
-    total = memory_total_bytes(root) or psutil.virtual_memory().total
+    total = memory_total_bytes(root) or memory_here_bytes()
     memory += [*_domains_memory(root, total), Granted(total, "the machine's total")]
     cpus.sort(key=lambda granted: granted.amount)
     memory.sort(key=lambda granted: granted.amount)

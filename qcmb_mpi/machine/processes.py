@@ -3,7 +3,8 @@
 Rules of this file
 ------------------
 1. A process may vanish at any moment: one that has gone uses nothing, and that is no error.
-2. What is asked every second reads /proc by itself, where there is one; psutil does the rest.
+2. What is asked every second reads /proc by itself, where there is one; psutil does the rest, and
+   is imported for that: fork servers and most ranks never need it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
-
-import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -93,6 +92,8 @@ def reap_strays() -> None:
 
 def cpu_s(pid: int) -> float:
     """Return the processor time in seconds of a process and all its descendants so far."""
+    import psutil
+
     total = 0.0
     for each in (pid, *descendants(pid)):
         with contextlib.suppress(psutil.Error):
@@ -118,6 +119,8 @@ def _resident(pid: int) -> int:
         with contextlib.suppress(OSError, IndexError):
             return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE_BYTES
         return 0
+    import psutil
+
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
@@ -131,6 +134,8 @@ def _proportional(pid: int) -> int:
 
 
 def _ids(pid: int, *, is_recursive: bool) -> list[int]:
+    import psutil
+
     try:
         return [each.pid for each in psutil.Process(pid).children(recursive=is_recursive)]
     except psutil.Error:

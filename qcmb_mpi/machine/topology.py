@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 
 @dataclass(frozen=True, slots=True)
 class NumaDomain:
@@ -169,6 +167,8 @@ def read_topology(root: Path | str = "/", environ: Mapping[str, str] | None = No
     from qcmb_mpi.machine import hwloc  # needed nowhere but here: not at every start
 
     other = hwloc.ask_lstopo(environ)
+    import psutil  # here as well
+
     if other is not None and other.n_cpus == (len(cpus) or psutil.cpu_count()):
         return other
     if cpus:
@@ -254,7 +254,14 @@ def memory_total_bytes(root: Path | str = "/") -> int | None:
     found = re.search(r"^MemTotal:\s+(\d+) kB", read_text(Path(root) / "proc/meminfo"), re.M)
     if found:
         return int(found[1]) * 1024
-    return psutil.virtual_memory().total if Path(root) == Path("/") else None
+    return memory_here_bytes() if Path(root) == Path("/") else None
+
+
+def memory_here_bytes() -> int:
+    """Give this host's memory where ``/proc`` does not tell."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def _online_cpus(directory: Path) -> tuple[int, ...]:

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from qcmb_mpi.errors import InputError
 
 _QUERY_TIMEOUT_S = 5.0
@@ -194,6 +192,8 @@ def _number(text: str) -> float | None:
 
 def _oldest_relative_s(variable: str, value: str) -> float:
     """Age of the oldest process above this one that belongs to the job; 0 where unknown."""
+    import psutil
+
     oldest: float = time.time()
     try:
         for process in (psutil.Process(), *psutil.Process().parents()):
@@ -228,4 +228,6 @@ def _age_s() -> float:
         started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
     except (OSError, AttributeError):  # no Linux
+        import psutil
+
         return time.time() - float(psutil.Process().create_time())

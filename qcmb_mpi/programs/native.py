@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -155,4 +154,6 @@ class Specification(Protocol):
 @lru_cache(maxsize=16)
 def installed_version(package: str) -> str:
     """Return the version of an installed package: it takes 0.2 ms to find."""
+    from importlib import metadata
+
     return metadata.version(package)

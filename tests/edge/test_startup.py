@@ -14,6 +14,8 @@ from qcmb_mpi.execution.executors.mpi.master import MasterTransport
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
 from qcmb_mpi.execution.wire import AgentInfo, Hello
 
+SLOW = ("importlib.metadata", "numpy.ma", "yaml")  # 5 to 20 ms each
+
 # Its end tells the package that this is its own command, which does not register with QCEngine.
 _OURS = "  # as by qcmb-mpi"
 
@@ -33,10 +35,21 @@ def test_a_rank_that_only_computes_imports_no_scheduler_and_no_models() -> None:
     )
     imported = said(code)
     assert "qcmb_mpi.execution.agent" in imported
-    for name in ("qcelemental", "qcengine", "qcmanybody", "pydantic"):
+    for name in ("qcelemental", "qcengine", "qcmanybody", "pydantic", "psutil", *SLOW):
         assert name not in imported
     for name in ("scheduling.scheduler", "execution.dispatch", "store", "executors.local"):
         assert f"qcmb_mpi.{name}" not in imported
+
+
+def test_a_server_of_bare_slots_imports_nothing_that_only_some_need() -> None:
+    code = (
+        "import sys; import qcmb_mpi.execution.forkserver_main; import qcmb_mpi.execution.slot; "
+        "print(*sys.modules)"
+    )
+    imported = said(code)
+    assert "numpy" in imported
+    for name in ("qcelemental", "qcengine", "pydantic", "psutil", *SLOW):
+        assert name not in imported
 
 
 def test_a_process_that_computes_nothing_starts_no_threads_for_numpy() -> None:
