@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import farm
+from scale_inputs import document
 
 PYTHONPATH = os.pathsep.join(
     filter(None, [str(farm.HERE), str(farm.ROOT), os.environ.get("PYTHONPATH", "")])
@@ -60,11 +61,20 @@ class Sizes:
     n_starts: int = 2
     n_left: int = 1000
     hold_s: float = 5.0
+    kinds: tuple[str, ...] = ("waters", "mixed")
 
 
 FULL = Sizes()
 SMOKE = Sizes(
-    n_large=60, n_small=30, n_waters=8, n_hessian=4, n_repeats=1, n_starts=1, n_left=100, hold_s=0.5
+    n_large=60,
+    n_small=30,
+    n_waters=8,
+    n_hessian=4,
+    n_repeats=1,
+    n_starts=1,
+    n_left=100,
+    hold_s=0.5,
+    kinds=("mixed",),  # waters are the small input
 )
 
 
@@ -103,10 +113,8 @@ def part(name: str, n_fragments: int, folder: Path, **options: Any) -> dict[str,
 
 
 def write_input(path: Path, n_fragments: int, kind: str) -> Path:
-    """Write an input file without importing anything large into this process."""
-    code = "import json, sys, scale_parts as s; n, kind, path = sys.argv[1:]; "
-    code += "json.dump(s.document(int(n), kind=kind), open(path, 'w'))"
-    farm.timed([sys.executable, "-c", code, str(n_fragments), kind, str(path)], ENVIRON)
+    """Write an input file."""
+    path.write_text(json.dumps(document(n_fragments, kind=kind)), encoding="utf-8")
     return path
 
 
@@ -265,7 +273,7 @@ def measure_planning(sizes: Sizes, root: Path) -> dict[str, Any]:
     plans, runs = {}, {}
     path = write_input(root / "small.json", sizes.n_small, "waters")
     small = {each: begun(path, each, root, sizes) for each in EXECUTORS}
-    for kind in ("waters", "mixed"):
+    for kind in sizes.kinds:
         path = write_input(root / f"{kind}.json", sizes.n_large, kind)
         plans[kind] = planned(path)
         for executor in EXECUTORS:

@@ -32,7 +32,10 @@ def test_the_smoke_run_agrees_with_stock_and_with_itself(tmp_path: Path) -> None
         "gradients of 8 waters: difference",
         "Hessians of 4 waters: difference",
     ]
-    for each in report["planning"]["runs"].values():
+    planning = report["planning"]
+    runs = [*planning["runs"].values(), *planning["small"].values()]
+    assert len(runs) == 4
+    for each in runs:
         assert each["first_s"] > 0
         assert each["peak_bytes"] > 0
     resumed = report["assembly"]["all_done"]["resumed"]
@@ -46,7 +49,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import scale
 
     yield scale
-    for name in ("farm", "mpiexec", "scale"):
+    for name in ("farm", "mpiexec", "scale", "scale_inputs"):
         sys.modules.pop(name, None)
 
 
