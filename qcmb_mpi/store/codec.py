@@ -10,11 +10,10 @@ Rules of this file
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.outcomes import Batch
 from qcmb_mpi.scheduling.policy import ErrorClass
 from qcmb_mpi.store.tables import DONE, FAILED, GRADIENT, HESSIAN, RECORD
 
@@ -38,7 +36,7 @@ Origin = tuple[str, int, int, int, str, str]
 Payload = tuple[int, int, bytes]
 
 KINDS = {"gradient": GRADIENT, "hessian": HESSIAN, "record": RECORD}
-_NEEDED = {"energy": 0, "gradient": GRADIENT, "hessian": HESSIAN}
+NEEDED = {"energy": 0, "gradient": GRADIENT, "hessian": HESSIAN}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,68 +125,13 @@ def encode(outcome: Outcome, key: BlockKey, rank: int, driver: str) -> Encoded:
         return Encoded(key, origin, [(rank, FAILED, 0, None, None, *times, *texts, None)], [])
     energy = _energy(outcome)
     kinds = _kinds(outcome)
-    if (energy is None and driver == "energy") or kinds & _NEEDED[driver] != _NEEDED[driver]:
+    if (energy is None and driver == "energy") or kinds & NEEDED[driver] != NEEDED[driver]:
         raise _unfit(outcome, f"has no {driver}")
     checksum = row_checksum(key, rank, energy, kinds)
     payloads = [_payloads(outcome, checksum)] if kinds else []
     remedy = storable_text(outcome.remedy) or None
     fields = (rank, DONE, kinds, energy, checksum, *times, None, None, None, None, remedy)
     return Encoded(key, origin, [fields], payloads)
-
-
-def encode_batch(batch: Batch, key: BlockKey, ranks: Ints, driver: str) -> list[Encoded]:
-    """Make the same rows of many plain successes at once.
-
-    Parameters
-    ----------
-    batch : Batch
-        Tasks of one block.
-    key : BlockKey
-        The block.
-    ranks : int64[m]
-        Their places in it.
-    driver : str
-        See :func:`encode`.
-
-    Returns
-    -------
-    list of Encoded
-        By slot.
-
-    Raises
-    ------
-    StoreError
-        If they lack what they must have.
-    """
-    kinds = batch.has_gradient * GRADIENT + batch.has_hessian * HESSIAN
-    if kinds & _NEEDED[driver] != _NEEDED[driver]:
-        raise StoreError(f"{len(batch)} outcomes of space {batch.space} have no {driver}")
-    energies = batch.column("energy") + 0.0
-    sums = row_checksums(key, ranks, energies, np.full(len(ranks), kinds)).tolist()
-    times = (batch.rows[n].tolist() for n in ("start_s", "seconds", "cpu_s", "peak_bytes"))
-    done, kind, none = (itertools.repeat(each) for each in (DONE, kinds, None))
-    columns = (ranks.tolist(), done, kind, energies.tolist(), sums, *times, *([none] * 5))
-    payloads = _batch_payloads(batch, sums) if kinds else itertools.repeat(None)
-    host, rank, n_threads, program, version = batch.origin
-    found: dict[int, Encoded] = {}
-    slots = batch.rows["slot"].tolist()
-    for slot in dict.fromkeys(slots):
-        found[slot] = Encoded(key, (host, rank, slot, n_threads, program, version), [], [])
-    for slot, row, payload in zip(slots, zip(*columns, strict=False), payloads, strict=False):
-        found[slot].rows.append(row)
-        if payload is not None:
-            found[slot].payloads.append(payload)
-    return list(found.values())
-
-
-def _batch_payloads(batch: Batch, sums: Sequence[int]) -> Iterator[tuple[Payload, ...]]:
-    """Yield the arrays of one task after the other, under the checksums of their rows."""
-    for (gradient, hessian), checksum in zip(batch.arrays(), sums, strict=True):
-        pairs = ((GRADIENT, gradient), (HESSIAN, hessian))
-        parts = [
-            (kind, array.astype("<f8").tobytes()) for kind, array in pairs if array is not None
-        ]
-        yield tuple((kind, payload_checksum(checksum, kind, data), data) for kind, data in parts)
 
 
 def storable_text(text: str) -> str:

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.store import tables as schema
-from qcmb_mpi.store import tally
 from qcmb_mpi.store.lock import LEASE_S, WriterLock, has_posix_locks, lock_path, read_owner
 from qcmb_mpi.store.write import Transaction
 
@@ -192,7 +191,7 @@ def open_temporary() -> Connection:
     """
     db = sqlite3.connect("", isolation_level=None)
     schema.create_tables(db)
-    tally.watch(db)
+    db.execute("PRAGMA temp_store=MEMORY")
     return Connection(db)
 
 
@@ -229,8 +228,6 @@ def open_writer(path: Path, *, lease_s: float = LEASE_S) -> Connection:
     try:
         note = json.dumps(lock.owner.since)
         connection.write(lambda t: t.begin_session(note), patience_s=_READ_PATIENCE_S)
-        with schema.guarded(path):
-            tally.watch(db)
     except BaseException:
         connection.close()
         raise

@@ -30,6 +30,7 @@ from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.store import tables as schema
 from qcmb_mpi.store.codec import Encoded, Ints
+from qcmb_mpi.store.columns import Columns
 from qcmb_mpi.store.connection import Connection, open_reader, open_temporary, open_writer
 from qcmb_mpi.store.lock import LEASE_S
 from qcmb_mpi.store.overview import BlockCount, Timeline, count_blocks
@@ -72,7 +73,7 @@ class Store:
         self._next_commit_s = self._rested_s = clock()
         self._spaces: dict[int, AttachedSpace] = {}
         self._chemistries: Chemistries = {}
-        self._outcomes: list[Encoded] = []
+        self._outcomes: list[Encoded | Columns] = []
         self._n_waiting = 0
         self._meta: dict[str, str] = {}
         self._has_failed = False

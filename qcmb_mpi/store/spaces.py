@@ -17,7 +17,8 @@ from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.outcomes import Batch, Outcomes
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.store.codec import BlockKey, Encoded, encode, encode_batch
+from qcmb_mpi.store.codec import BlockKey, Encoded, encode
+from qcmb_mpi.store.columns import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class AttachedSpace:
         rank = int(outcome.task) - self.starts[index]
         return encode(outcome, self.keys[index], rank, self.drivers[index])
 
-    def encode_batch(self, batch: Batch) -> list[Encoded]:
-        """Make the rows of many; see :func:`~qcmb_mpi.store.codec.encode_batch`."""
+    def columns(self, batch: Batch) -> list[Columns]:
+        """Divide many by block; see :meth:`~qcmb_mpi.store.columns.Columns.of`."""
         ids = batch.column("task")
         if ids.min() < 0 or ids.max() >= self.space.n_tasks:
             raise StoreError(f"space {batch.space} has no task {ids.min()} or {ids.max()}")
@@ -61,9 +62,10 @@ class AttachedSpace:
         found = []
         for index in np.flatnonzero(np.bincount(blocks)).tolist():
             is_there = blocks == index
-            part = batch if is_there.all() else batch.chosen(is_there)
-            ranks = part.column("task") - self.starts[index]
-            found += encode_batch(part, self.keys[index], ranks, self.drivers[index])
+            is_all = bool(is_there.all())
+            part = batch if is_all else batch.chosen(is_there)
+            ranks = (ids if is_all else ids[is_there]) - self.starts[index]
+            found.append(Columns.of(self.keys[index], part, ranks, self.drivers[index]))
         return found
 
 
@@ -76,15 +78,15 @@ def attached_space(spaces: Mapping[int, AttachedSpace], number: int) -> Attached
 
 def encode_all(
     spaces: Mapping[int, AttachedSpace], outcomes: Sequence[Outcome]
-) -> tuple[list[Encoded], StoreError | None]:
-    """Make the rows of all that can be stored, and say what is wrong with the first that cannot."""
+) -> tuple[list[Encoded | Columns], StoreError | None]:
+    """Take all that can be stored, and say what is wrong with the first that cannot."""
     gathered = Outcomes.of(outcomes)
-    found: list[Encoded] = []
+    found: list[Encoded | Columns] = []
     unfit: StoreError | None = None
     others = list(gathered.others)
     for batch in gathered.batches:
         try:
-            found += attached_space(spaces, batch.space).encode_batch(batch)
+            found += attached_space(spaces, batch.space).columns(batch)
         except StoreError:
             others += batch  # one by one, to take what can be taken
     for outcome in others:

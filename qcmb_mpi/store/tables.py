@@ -283,7 +283,11 @@ def connect_writer(path: Path, *, has_locks: bool) -> sqlite3.Connection:
         with guarded(path):
             # TRUNCATE: no WAL and no shared memory, so network file systems work; and no
             # directory entry to sync at each commit. FULL: a commit survives a power failure.
-            for pragma in ("journal_mode=TRUNCATE", "synchronous=FULL", "cache_size=-65536"):
+            # MEMORY: what a savepoint would restore needs no file.
+            for pragma in (
+                *("journal_mode=TRUNCATE", "synchronous=FULL", "cache_size=-65536"),
+                "temp_store=MEMORY",
+            ):
                 db.execute(f"PRAGMA {pragma}")
         check_size(db, path)
         if path.stat().st_size <= _CHECKED_WHOLE_BYTES:

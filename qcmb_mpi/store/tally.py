@@ -36,17 +36,7 @@ _RECOUNT = (
     f"coalesce(sum(checksum & {_MASK}), 0) & {_MASK} FROM component c "
     f"WHERE c.block = block.id AND c.status = {schema.DONE})"
 )
-# Of this connection only: nothing in the file is ever executed.
-_TRIGGERS = (
-    f"CREATE TEMP TRIGGER tally_of_new AFTER INSERT ON main.component "
-    f"WHEN NEW.status = {schema.DONE} BEGIN UPDATE block SET n_done = n_done + 1, "
-    f"checksums = (checksums + NEW.checksum) & {_MASK} WHERE id = NEW.block; END",
-    f"CREATE TEMP TRIGGER tally_of_better AFTER UPDATE ON main.component "
-    f"WHEN NEW.status = {schema.DONE} BEGIN UPDATE block SET "
-    f"n_done = n_done + (OLD.status <> {schema.DONE}), checksums = (checksums + NEW.checksum - "
-    f"CASE OLD.status WHEN {schema.DONE} THEN OLD.checksum ELSE 0 END) & {_MASK} "
-    "WHERE id = NEW.block; END",
-)
+_ADD = f"UPDATE block SET n_done = n_done + ?, checksums = (checksums + ?) & {_MASK} WHERE id = ?"
 
 
 class Tally(NamedTuple):
@@ -122,11 +112,9 @@ def rebuild(db: sqlite3.Connection) -> None:
     note_blocks(db)
 
 
-def watch(db: sqlite3.Connection) -> None:
-    """Let this connection keep the tallies of blocks with each row that it writes."""
-    db.execute("PRAGMA temp_store=MEMORY")
-    for trigger in _TRIGGERS:
-        db.execute(trigger)
+def add(db: sqlite3.Connection, block: int, n_done: int, checksums: int) -> None:
+    """Enter done rows, and by how much the sum of all checksums changes, within a transaction."""
+    db.execute(_ADD, (n_done, checksums & _MASK, block))
 
 
 def upgrade(db: sqlite3.Connection) -> None:

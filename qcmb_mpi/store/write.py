@@ -3,48 +3,30 @@
 Rules of this file
 ------------------
 1. All or nothing; whoever calls repeats the whole if it fails.
-2. A done row is replaced only by a done one that has more (a record that is now asked for).
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby, zip_longest
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from qcmb_mpi.expansion.system import ModelChemistry, System
 from qcmb_mpi.store import tally
-from qcmb_mpi.store.codec import BlockKey, Encoded, Origin, Payload, storable_text
-from qcmb_mpi.store.tables import DONE
+from qcmb_mpi.store.codec import BlockKey, Encoded, Origin, storable_text
+from qcmb_mpi.store.columns import Columns, sheets
+from qcmb_mpi.store.rows import RowWriter
 
 Chemistries = dict[str, tuple[ModelChemistry, System]]
 
-_COLUMNS = (
-    "block, origin, rank, status, kinds, energy, checksum, start_s, seconds, cpu_s, peak_bytes, "
-    "error_class, error_type, message, output_tail, remedy, attempts"
-)
-_REPLACED = ", ".join(
-    f"{name} = excluded.{name}"
-    for name in _COLUMNS.split(", ")
-    if name not in ("block", "rank", "attempts")
-)
-_INSERT = (
-    f"INSERT INTO component ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1) "
-    f"ON CONFLICT (block, rank) DO UPDATE SET {_REPLACED}, attempts = component.attempts + 1 "
-    f"WHERE component.status <> {DONE} OR (excluded.status = {DONE} AND "
-    "component.kinds <> excluded.kinds AND component.kinds & excluded.kinds = component.kinds)"
-)
-_INSERT_PAYLOAD = (
-    "INSERT OR REPLACE INTO payload (block, rank, kind, checksum, data) VALUES (?,?,?,?,?)"
-)
 _ORIGIN = ("host", "mpi_rank", "slot", "n_threads", "program", "version")
 _BLOCK = ("specification", "n_real", "n_basis")
-_KEY = itemgetter(0, 2)
 
 
 class Transaction:
@@ -76,37 +58,39 @@ class Transaction:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
-    def write_outcomes(self, outcomes: Sequence[Encoded], chemistries: Chemistries) -> None:
-        """Write outcomes in the order of their keys.
+    def write_outcomes(
+        self, outcomes: Sequence[Encoded | Columns], chemistries: Chemistries
+    ) -> None:
+        """Write outcomes, many at once in the order of their keys, and what they add to tallies.
 
         Parameters
         ----------
-        outcomes : sequence of Encoded
+        outcomes : sequence of Encoded or Columns
             In the order of their arrival.
         chemistries : mapping
             Fingerprint to what it stands for.
         """
-        blocks: dict[BlockKey, int] = {}
-        origins: dict[Origin, int] = {}
-        plain: list[tuple[Any, ...]] = []
-        heavy: list[tuple[tuple[Any, ...], tuple[Payload, ...]]] = []
-        for key, origin, rows, payloads in outcomes:
-            if key not in blocks:
-                blocks[key] = self._block(key, chemistries)
-            if origin not in origins:
-                origins[origin] = self._intern("origin", _ORIGIN, origin)
-            where = blocks[key], origins[origin]
-            found = [(*where, *fields) for fields in rows]
-            if payloads:
-                heavy += zip(found, payloads, strict=True)
+        writer = RowWriter(self._db)
+
+        @cache
+        def block(key: BlockKey) -> int:
+            return self._block(key, chemistries)
+
+        @cache
+        def origin(names: Origin) -> int:
+            return self._intern("origin", _ORIGIN, names)
+
+        for kind, many in groupby(outcomes, type):
+            if kind is Columns:
+                for sheet in sheets(cast("Iterator[Columns]", many), origin):
+                    writer.write_sheet(block(sheet.key), sheet)
             else:
-                plain += found
-        plain.sort(key=_KEY)
-        self._db.executemany(_INSERT, plain)
-        for row, parts in sorted(heavy, key=lambda pair: _KEY(pair[0])):
-            # Payloads belong to the attempt that won the row.
-            if self._db.execute(_INSERT, row).rowcount == 1:
-                self._db.executemany(_INSERT_PAYLOAD, [(row[0], row[2], *p) for p in parts])
+                writer.write(
+                    ((block(key), origin(place), *fields), payloads)
+                    for key, place, rows, parts in cast("Iterator[Encoded]", many)
+                    for fields, payloads in zip_longest(rows, parts, fillvalue=())
+                )
+        writer.note_tallies()
 
     def write_meta(self, values: Mapping[str, str]) -> None:
         """Write entries of the meta table, JSON each."""

@@ -105,6 +105,35 @@ def test_batches_are_stored_as_their_tasks_would_be_one_by_one(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("driver", ["energy", "gradient"])
+def test_a_batch_of_which_some_are_there_is_stored_as_one_by_one(
+    tmp_path: Path, driver: str
+) -> None:
+    space = make_space(3, driver=driver, sizes=(1,) * 8)
+    tasks = list(range(space.n_tasks))[::-1]
+    assert len(tasks) > 64
+    before = [
+        make_outcome(space, 3),
+        make_failure(space, 17),
+        make_outcome(space, 60, record=b"{}"),
+    ]
+    many = [make_outcome(space, task) for task in tasks]
+    found = []
+    for name, outcomes in (("one", Outcomes(others=many)), ("many", Outcomes.of(many))):
+        with Store.open(tmp_path / name) as store:
+            store.attach(0, space)
+            store.append(before)
+            store.flush()
+            store.append(outcomes)
+        with Store.open(tmp_path / name, is_read_only=True) as store:
+            store.attach(0, space)
+            assert store.done(0).tolist() == tasks[::-1]  # refused if the tally were wrong
+        with sqlite3.connect(tmp_path / name) as db:
+            found.append([db.execute(sql).fetchall() for sql in EVERYTHING])
+            found[-1].append(db.execute("SELECT n_done, checksums FROM block").fetchall())
+    assert found[0] == found[1]
+
+
 def test_of_a_batch_with_a_wrong_task_the_others_are_stored(store: Store) -> None:
     space = make_space()
     store.attach(0, space)
