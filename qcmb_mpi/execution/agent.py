@@ -25,7 +25,7 @@ from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
-from qcmb_mpi.execution.slotpool import SlotPool
+from qcmb_mpi.execution.slotpool import AnyBell, SlotPool
 from qcmb_mpi.execution.slots import Slot, SlotSource
 from qcmb_mpi.execution.solo import Solo
 from qcmb_mpi.execution.wire import (
@@ -68,6 +68,8 @@ class Agent:
     new_server : callable, optional
         Starts another fork server if that one is killed; without it the agent is lost then.
     guard : MemoryGuard, optional
+    bell : AnyBell, optional
+        Ends the wait for the slots when there may be a message for us.
     clock : callable
         Monotonic seconds.
     """
@@ -80,10 +82,11 @@ class Agent:
         slot_cpus: Callable[[int, int], list[tuple[int, ...]]],
         new_server: Callable[[], ForkServer] | None = None,
         guard: MemoryGuard | None = None,
+        bell: AnyBell | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info = info
-        self._pool = SlotPool(info, SlotSource(server, new_server), slot_cpus, clock)
+        self._pool = SlotPool(info, SlotSource(server, new_server), slot_cpus, clock, bell)
         self._guard = guard or MemoryGuard(clock)
         self._clock = clock
         self._backlog = Backlog()
@@ -126,7 +129,7 @@ class Agent:
             now = self._clock()
             if self._pool.news or now >= self._due_s or self._is_starving():
                 return self._news()
-            if now >= give_up_s:
+            if now >= give_up_s or self._pool.has_rung:
                 return []
 
     def _turn(self, timeout_s: float) -> None:

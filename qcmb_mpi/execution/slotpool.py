@@ -14,6 +14,7 @@ import math
 import select
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from qcmb_mpi.errors import QcmbError, TopologyError, TransportError
 from qcmb_mpi.execution.engine import SlotResources
@@ -24,6 +25,16 @@ _MAX_STILLBORN = 3
 _FAREWELL_S = 2.0
 # Between two looks whether it is known how a slot ended.
 _INTERVAL_S = 0.1
+
+
+class AnyBell(Protocol):
+    """What can end a wait."""
+
+    def fileno(self) -> int:
+        """Return what to wait on; -1 if there is nothing."""
+
+    def hush(self) -> None:
+        """Forget that it was rung."""
 
 
 class SlotPool:
@@ -37,6 +48,8 @@ class SlotPool:
         ``slot_cpus(n_slots, n_threads)`` gives each slot its processors, ``()`` for unpinned.
     clock : callable
         Monotonic seconds.
+    bell : AnyBell, optional
+        See :meth:`listen`.
     """
 
     def __init__(
@@ -45,6 +58,7 @@ class SlotPool:
         source: SlotSource,
         slot_cpus: Callable[[int, int], list[tuple[int, ...]]],
         clock: Callable[[], float] = time.monotonic,
+        bell: AnyBell | None = None,
     ) -> None:
         self.slots: list[Slot] = []
         self.spaces: dict[int, Open] = {}
@@ -53,6 +67,8 @@ class SlotPool:
         self._source = source
         self._slot_cpus = slot_cpus
         self._clock = clock
+        self._bell = bell
+        self.has_rung = False
         self._ready: set[int] = set()
         self._n_stillborn = 0
 
@@ -79,13 +95,14 @@ class SlotPool:
     def listen(self, timeout_s: float, *, is_calm: bool = False) -> list[Slot]:
         """Return the slots that have told something, waiting up to `timeout_s` for one.
 
-        What does not fit into a pipe at once is sent from here, and fork servers are heard.
+        What does not fit into a pipe at once is sent from here, and fork servers are heard. The
+        bell ends the wait; ``has_rung`` says that it was that.
 
         Parameters
         ----------
         timeout_s : float
         is_calm : bool
-            Hear of nothing from the slots but their end.
+            Hear of nothing from the slots but their end, and no bell.
         """
         wanted = 0 if is_calm else select.POLLIN
         poller = select.poll()
@@ -101,8 +118,16 @@ class SlotPool:
                 pipe = slot.process.pipe
                 slots[pipe.fileno()] = slot
                 poller.register(pipe, wanted | (select.POLLOUT if pipe.has_unsent else 0))
+        bell = -1 if self._bell is None or is_calm else self._bell.fileno()
+        if bell >= 0:
+            poller.register(bell, select.POLLIN)
+        self.has_rung = False
         told = []
         for fd, event in poller.poll(math.ceil(1000 * timeout_s)):
+            if self._bell is not None and fd == bell:
+                self.has_rung = True
+                self._bell.hush()
+                continue
             if fd in servers:
                 servers[fd].listen()
                 continue

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 from qcmb_mpi import runner
+from qcmb_mpi.execution.executors.mpi.bell import Bell
 from qcmb_mpi.execution.executors.mpi.leave import Departure
 from qcmb_mpi.execution.executors.mpi.master import MasterTransport
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
@@ -110,7 +111,7 @@ def test_the_master_waits_no_longer_when_a_rank_has_said_hello() -> None:
     other = AgentInfo(1, "there", 1, 0)
     post: Any = Post([], [(1, Hello(other))])
     agent: Any = Silent()
-    transport = MasterTransport(agent, post, Neighbours(()), Departure(), 30.0)
+    transport = MasterTransport(agent, post, Neighbours((), Bell()), Departure(), 30.0)
     assert transport.poll(timeout_s=60.0) == []
     assert transport.infos[1] == other
     assert agent.n_asked == 1

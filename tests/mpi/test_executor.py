@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import select
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ from qcmb_mpi import (
     TaskStatus,
 )
 from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.executors.mpi.bell import Bell
+from qcmb_mpi.execution.executors.mpi.mail import Mail
+from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
 from tests.edge.task_cases import IMPORTS, energies, energy, many_body_input, task
 from tests.mpi.together import error_of, parallel_assert, processes, same_everywhere
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.mpi
 
 compute = ParallelManyBodyComputer.from_manybodyinput
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +261,66 @@ class Undivided:
 
 def test_ranks_that_share_a_node_meet_without_dividing_the_communicator() -> None:
     comm: Any = Undivided(MPIExecutor().comm)
-    met = MPIExecutor()._meet_neighbours(comm)
+    met = MPIExecutor()._meet_neighbours(comm, Bell())
     if met[0] is not None:
         met[0].close()
     parallel_assert(comm, [row.rank for row in met[2]] == list(range(comm.size)), met[2])
+
+
+def test_a_message_rings_the_bell_of_a_rank_of_the_node() -> None:
+    comm = MPIExecutor().comm
+    mail, bell = Mail(comm), Bell()
+    rows = mail.comm.allgather(Neighbour(comm.rank, frozenset(), bell.address))
+    neighbours = Neighbours(rows, bell)
+    mail.ring = neighbours.ring
+    mail.send((comm.rank + 1) % comm.size, "a word")
+    has_rung = bool(select.select([bell], [], [], PATIENCE_S)[0])
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not (heard := mail.receive()):
+        assert time.monotonic() < give_up_s
+    mail.flush(PATIENCE_S)
+    neighbours.close()
+    parallel_assert(comm, has_rung)
+    parallel_assert(comm, heard == [((comm.rank - 1) % comm.size, "a word")], heard)
+
+
+class Line:
+    """A communicator that finds what has come only at the look after the one that fetches it."""
+
+    def __init__(self, *messages: object) -> None:
+        self._coming = deque(messages)
+        self._there: deque[object] = deque()
+
+    def improbe(self, *_: object) -> Any:
+        """Return what is there."""
+        if self._there:
+            return Arrived(self._there.popleft())
+        self._there, self._coming = self._coming, self._there
+        return None
+
+
+class Arrived:
+    """A matched message, and its own request."""
+
+    def __init__(self, message: object) -> None:
+        self._message = message
+
+    def irecv(self) -> Arrived:
+        """Return the request."""
+        return self
+
+    def test(self) -> tuple[bool, object]:
+        """Return that it is done, and the message."""
+        return True, self._message
+
+
+def test_what_the_first_look_fetches_is_found_at_once() -> None:
+    comm = MPIExecutor().comm
+    mail = Mail(comm)
+    sender: Any = Line("one", "two")
+    mail.comm = sender
+    heard = [message for _, message in mail.receive()]
+    parallel_assert(comm, heard == ["one", "two"], heard)
 
 
 def use(comm: MPI.Comm) -> None:

@@ -22,6 +22,7 @@ from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
 from qcmb_mpi.execution.executors.mpi import leave, startup_watch
+from qcmb_mpi.execution.executors.mpi.bell import Bell
 from qcmb_mpi.execution.executors.mpi.mail import Mail, is_loss
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
 from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
@@ -212,18 +213,25 @@ class MPIExecutor(Executor):
     def _settle(self) -> tuple[Agent, Mail, Neighbours]:
         """Divide the node among its ranks and make this rank's agent."""
         with self._watched(os.environ):
-            mail = Mail(self.comm)
-            server, address, rows = self._meet_neighbours(mail.comm)
+            mail, bell = Mail(self.comm), Bell()
+            server, address, rows = self._meet_neighbours(mail.comm, bell)
         share = self._share(rows)
         server = server or ForkServer.connect(address)
-        agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=self._start_server)
-        return agent, mail, Neighbours(rows)
+        agent = Agent(
+            share.info, server, slot_cpus=share.slot_cpus, new_server=self._start_server, bell=bell
+        )
+        neighbours = Neighbours(rows, bell)
+        mail.ring = neighbours.ring
+        return agent, mail, neighbours
 
-    def _meet_neighbours(self, comm: MPI.Comm) -> tuple[ForkServer | None, str, list[Neighbour]]:
+    def _meet_neighbours(
+        self, comm: MPI.Comm, bell: Bell
+    ) -> tuple[ForkServer | None, str, list[Neighbour]]:
         """Return our own fork server if we have one, the node's, and the ranks of the node."""
         node = self._node(comm)
         server, self._server = self._server, None
-        us = Neighbour(comm.rank, affinity.allocation_mask(self._is_binding_respected))
+        mask = affinity.allocation_mask(self._is_binding_respected)
+        us = Neighbour(comm.rank, mask, bell.address)
         met = node.allgather((us, None if server is None else server.address))
         known = next(filter(None, (address for _, address in met)), None)
         if known is None:  # no early start: the first rank of the node makes up for it

@@ -16,13 +16,15 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 _N_TAGS = 32767  # what every MPI has
+# Open MPI looks for what it has, then fetches what has come: only the next look finds that.
+_N_LOOKS = 2
 _SHORTEST_S = 0.0002
 _LONGEST_S = 0.01
 _LONGEST_CALM_S = 0.03
@@ -110,6 +112,7 @@ class Mail:
         self._arriving: dict[int, deque[MPI.Request]] = {}
         self._given_up: set[int] = set()
         self._stuck: list[object] = []
+        self.ring: Callable[[int], None] = lambda _rank: None  # who is to look for messages now
         self.dead: set[int] = set()
 
     def send(self, to: int, message: object) -> None:
@@ -126,6 +129,7 @@ class Mail:
             self._stuck.append(request)
         else:
             self._sending.append((to, request))
+        self.ring(to)
 
     def give_up(self, rank: int) -> None:
         """Wait for `rank` no more, neither to take a message nor to finish one."""
@@ -153,12 +157,14 @@ class Mail:
         """Start to receive every message that is there."""
         from mpi4py import MPI
 
-        while True:
+        n_left = _N_LOOKS
+        while n_left:
             n_dead = len(self.dead)
             try:
                 message = self.comm.improbe(MPI.ANY_SOURCE, self._tag, self._status)
                 if message is None:
-                    return
+                    n_left -= 1
+                    continue
                 queue = self._arriving.setdefault(self._status.source, deque())
                 queue.append(message.irecv())
             except Exception as error:

@@ -1,4 +1,4 @@
-"""The ranks of one node: their processors, and how to end one that no longer answers.
+"""The ranks of one node: their processors and bells, and how to end one that does not answer.
 
 Rules of this file
 ------------------
@@ -13,6 +13,8 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from qcmb_mpi.execution.executors.mpi.bell import Bell
 
 
 def _process_namespace() -> str:
@@ -31,6 +33,8 @@ class Neighbour:
     rank : int
     mask : frozenset of int
         Its processors.
+    bell : bytes
+        The address of its bell, if it has one.
     pid : int
     namespace : str
         Where `pid` means something.
@@ -38,6 +42,7 @@ class Neighbour:
 
     rank: int
     mask: frozenset[int]
+    bell: bytes = b""
     pid: int = field(default_factory=os.getpid)
     namespace: str = field(default_factory=_process_namespace)
 
@@ -49,10 +54,14 @@ class Neighbours:
     ----------
     rows : sequence of Neighbour
         All ranks of the node, ourselves too.
+    bell : Bell
+        Our own.
     """
 
-    def __init__(self, rows: Sequence[Neighbour]) -> None:
+    def __init__(self, rows: Sequence[Neighbour], bell: Bell) -> None:
         here = _process_namespace()
+        self._bell = bell
+        self._bells = {row.rank: row.bell for row in rows if row.pid != os.getpid()}
         self._processes: dict[int, int] = {}
         for row in rows:
             if row.pid != os.getpid() and row.namespace == here and hasattr(os, "pidfd_open"):
@@ -68,8 +77,13 @@ class Neighbours:
             signal.pidfd_send_signal(process, signal.SIGKILL)
         return True
 
+    def ring(self, rank: int) -> None:
+        """Have `rank` look for messages, if it is one of the node."""
+        self._bell.ring(self._bells.get(rank, b""))
+
     def close(self) -> None:
         """Forget them."""
+        self._bell.close()
         for process in self._processes.values():
             os.close(process)
         self._processes.clear()
