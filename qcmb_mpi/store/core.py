@@ -43,7 +43,7 @@ __all__ = ["BlockCount", "Store", "Timeline"]
 _LOG = logging.getLogger(__name__)
 _FLUSH_PATIENCE_S = 20.0  # less than what makes other ranks take the master for dead
 _NOTE_S = 10.0
-_MANY = 4096  # rows, a few tens of milliseconds: the master is to be back soon
+_MANY = 8192  # rows, a few tens of milliseconds: the master is to be back soon
 _WAITING_SHARE = 0.8  # of the commit interval; the rest is for the caller's loop and the disk
 
 

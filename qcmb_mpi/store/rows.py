@@ -10,7 +10,8 @@ Rules of this file
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
@@ -42,13 +43,14 @@ _INSERT_PAYLOAD = (
 _FIND = (
     "SELECT status, coalesce(checksum & 4294967295, 0) FROM component WHERE block = ? AND rank = ?"
 )
-_INSERT_NEW = (
+_NEW = (
     "INSERT INTO component (rank, energy, checksum, origin, start_s, seconds, cpu_s, peak_bytes, "
-    f"block, kinds, status, attempts) VALUES (?,?,?,?,?,?,?,?,{{}},{{}},{DONE},1)"
+    "block, kinds, status, attempts) VALUES "
 )
-_INSERT_NEW_PAYLOAD = "INSERT INTO payload (rank, checksum, data, block, kind) VALUES (?,?,?,{},{})"
+_NEW_PAYLOAD = "INSERT INTO payload (rank, checksum, data, block, kind) VALUES "
 _KEY = itemgetter(0, 2)
 _FEW = 16
+_AT_ONCE = 32  # rows of a statement: it costs as much as a row; SQLite once took 999 values at most
 
 
 class RowWriter:
@@ -109,17 +111,25 @@ class RowWriter:
         """Write all, or nothing if one of them is there already."""
         self._db.execute("SAVEPOINT sheet")
         try:
-            sql = _INSERT_NEW.format(block, sheet.kinds)
-            self._db.executemany(sql, zip(*sheet.columns, strict=True))
+            values = f"(?,?,?,?,?,?,?,?,{block},{sheet.kinds},{DONE},1)"
+            self._insert(_NEW + values, values, zip(*sheet.columns, strict=True))
             for kind, (sums, data) in sheet.payloads.items():
+                values = f"(?,?,?,{block},{kind})"
                 rows = zip(sheet.ranks, sums, data, strict=True)
-                self._db.executemany(_INSERT_NEW_PAYLOAD.format(block, kind), rows)
+                self._insert(_NEW_PAYLOAD + values, values, rows)
             is_new = True
         except sqlite3.IntegrityError:
             self._db.execute("ROLLBACK TO sheet")
             is_new = False
         self._db.execute("RELEASE sheet")
         return is_new
+
+    def _insert(self, sql: str, values: str, rows: Iterator[Row]) -> None:
+        """Insert rows by a statement for one, or by as many of its ``values``."""
+        whole = ",".join([sql, *[values] * (_AT_ONCE - 1)])
+        while len(part := list(islice(rows, _AT_ONCE))) == _AT_ONCE:
+            self._db.execute(whole, list(chain.from_iterable(part)))
+        self._db.executemany(sql, part)
 
     def _add(self, block: int, n_done: int, checksums: int) -> None:
         n_before, sum_before = self._tallies.get(block, (0, 0))
