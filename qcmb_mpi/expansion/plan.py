@@ -331,7 +331,7 @@ class TaskSpace:
     def _by_block(self, ids: Ints) -> Iterator[tuple[Block, Ints, Ints, Ints]]:
         """Yield (block, places among the ids, real rows, basis rows), in bounded portions."""
         indices = self.block_of(ids)
-        for index in np.unique(indices).tolist():
+        for index in np.flatnonzero(np.bincount(indices)).tolist():
             block = self.blocks[index]
             places = np.flatnonzero(indices == index)
             for part in portions(len(places), block.n_basis):

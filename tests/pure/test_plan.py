@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 from enum import Enum
 
 import numpy as np
@@ -19,6 +21,17 @@ from tests.expansion_cases import make_space, make_system, random_case
 spaces = st.integers(0, 2**32 - 1).map(
     lambda seed: make_space(**random_case(np.random.default_rng(seed)))  # type: ignore[arg-type]
 )
+
+
+def test_a_look_up_does_not_have_numpy_import_its_masked_arrays() -> None:
+    # It takes each slot 10 ms before its first task.
+    code = """
+import sys
+from tests.expansion_cases import make_space
+make_space((3, 3, 3), {1: "hf", 2: "hf"}).clusters([0, 3, 5])
+assert "numpy.ma" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def large_space() -> TaskSpace:
