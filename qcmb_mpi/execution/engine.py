@@ -210,6 +210,8 @@ class _Chemistry:
         self.program = program
         self.specification = specification
         self.native = None if is_embedded else runner.native(program, specification)
+        if self.native is not None:
+            self.native.warm_up()
 
 
 class AtomicRunner:

@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,12 @@ class NativeRunner:
         self._caller = caller
         self._attempts = attempts
         self._known: Calculation | None = None
+
+    def warm_up(self) -> None:
+        """Find what all tasks share before the first one; what is wrong with it, that one tells."""
+        with suppress(Exception):
+            self._calculation(self._specification)
+            _ = self._provenance
 
     def run(self, task: int, atoms: Atoms) -> Outcome:
         """Return the outcome of one calculation."""

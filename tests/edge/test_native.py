@@ -323,6 +323,23 @@ def test_tasks_that_were_prepared_are_looked_up_once(monkeypatch: pytest.MonkeyP
     assert asked == [[5, 3, 4], [0], [6, 2]]
 
 
+def test_what_all_tasks_share_is_found_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = TBLiteHarness.calculation
+
+    def calculation(self: Any, *arguments: Any) -> Any:
+        made.append(arguments)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(TBLiteHarness, "calculation", calculation)
+    engine = QCEngineRecipe(schema.load_input(document("tblite", "gfn2")).expansion).build(
+        RESOURCES
+    )
+    assert len(made) == 1
+    assert engine.compute(0).failure is None
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize(
     ("module", "name", "method", "basis", "library"),
     [
