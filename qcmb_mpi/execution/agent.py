@@ -217,12 +217,15 @@ class Agent:
                 self._replace(slot, "its task space was shut")
 
     def _feed(self) -> None:
-        if not self._solo.takes_over(self._clock()):
-            while self._backlog.next_space is not None:
-                able = [slot for slot in self._pool.slots if self._may_have_more(slot)]
-                if not able:
-                    return
-                self._give(min(able, key=self._ahead_s))
+        """Give each slot that may have more one batch: what is sent to it costs by the message."""
+        if self._solo.takes_over(self._clock()):
+            return
+        rest = list(self._pool.slots)
+        while able := [slot for slot in rest if self._may_have_more(slot)]:
+            slot = min(able, key=self._ahead_s)
+            n_opening = sum(not each.is_ready for each in rest)
+            self._give(slot, len(able) + n_opening)
+            rest.remove(slot)
 
     def _may_have_more(self, slot: Slot) -> bool:
         """Whether a slot may be given tasks now: one at work only if it has few, and short ones."""
@@ -233,12 +236,14 @@ class Agent:
         space = slot.outstanding.next_space
         if space is None:
             return True
-        return self._backlog.is_short(space) and self._ahead_s(slot) < _AHEAD_S
+        return self._backlog.is_short(space) and self._missing_s(slot) >= _LEAST_S
 
-    def _give(self, slot: Slot) -> None:
-        """Give a slot its next batch."""
-        missing_s = max(_LEAST_S, _AHEAD_S - self._ahead_s(slot))
-        batch = self._backlog.batch(len(self._pool.slots), missing_s)
+    def _missing_s(self, slot: Slot) -> float:
+        return _AHEAD_S - self._ahead_s(slot)
+
+    def _give(self, slot: Slot, n_sharing: int) -> None:
+        """Give a slot its next batch, of which others are to get as much."""
+        batch = self._backlog.batch(n_sharing, max(_LEAST_S, self._missing_s(slot)))
         if batch is not None:
             slot.start(*batch, self._clock())
 

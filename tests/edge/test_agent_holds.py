@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qcmb_mpi.execution import agent as agents
 from qcmb_mpi.execution import slot as slots
 from qcmb_mpi.execution.agent import Agent
+from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.execution.wire import Done, FromAgent, Recall, Returned
 from qcmb_mpi.expansion.plan import TaskSpace
 from tests.edge.agent_cases import ended, hear, new_agent, open_space, outcomes, work
@@ -69,6 +71,33 @@ def test_long_tasks_do_not_wait(agent: Agent) -> None:
     work(agent, range(6))
     hear(agent, lambda news: sum(sizes(news)) > 0)
     assert agent._backlog.next_space is not None
+
+
+def test_slots_are_given_many_short_tasks_at_once(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, starts = [], []
+    feed, start = Agent._feed, Slot.start
+
+    def noting_feed(self: Agent) -> None:
+        starts.clear()
+        feed(self)
+        given.append(list(starts))
+
+    def noting_start(self: Slot, space: int, ids: Any, now: float) -> None:
+        ahead_s = agent._ahead_s(self)
+        starts.append((self, ahead_s))
+        start(self, space, ids, now)
+
+    monkeypatch.setattr(Agent, "_feed", noting_feed)
+    monkeypatch.setattr(Slot, "start", noting_start)
+    open_space(agent, ToyRecipe(MANY, seconds=0.001))
+    work(agent, range(N_TASKS))
+    hear(agent, lambda news: sum(sizes(news)) == N_TASKS)
+    for each in given:
+        assert len(each) == len({id(slot) for slot, _ in each})
+    most_s = agents._AHEAD_S - agents._LEAST_S
+    assert all(ahead_s <= most_s for each in given for _, ahead_s in each)
 
 
 @pytest.fixture
