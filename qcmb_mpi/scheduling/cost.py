@@ -187,9 +187,9 @@ class CostModel:
         own = self._classes.get(key)
         return 0 if own is None else own.n
 
-    def is_family_calibrated(self, family: Hashable) -> bool:
-        """Tell whether a family was ever measured on such a machine, with any threads."""
-        return self.n_known(self.source_of(family)) > 0
+    def n_kin(self, family: Hashable) -> int:
+        """Return :meth:`n_known` of what a family is predicted by."""
+        return self.n_known(self.source_of(family))
 
     def n_known(self, family: Hashable) -> int:
         """Return how many tasks of a family were measured, by this run and by earlier ones."""

@@ -92,6 +92,8 @@ class Lessons:
         lone: Collection[tuple[int, int]] = (),
     ) -> None:
         """Take up the new results of an event; see :func:`teach`."""
+        # At once, unlike costs: as many tasks of a class are given at once as were measured of it.
+        book.n_seen += np.bincount(book.class_of(ids), minlength=len(book.classes))
         if lone:
             teach(self.model, book, ids, times, event, lone)
             return

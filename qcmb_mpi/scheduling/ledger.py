@@ -294,8 +294,9 @@ class Ledger:
         measured time supports is divided by ``prior_doubt``, or nothing would ever be tried.
         """
         families = [each.family for each in self.classes]
-        is_known = {family: model.is_family_calibrated(family) for family in set(families)}
-        doubts = [1.0 if is_known[family] else self._doubt for family in families]
+        n_kin = {family: model.n_kin(family) for family in set(families)}
+        self.n_kin = [n_kin[family] for family in families]
+        doubts = [1.0 if n else self._doubt for n in self.n_kin]
         self.cost_s = model.costs_s(self.classes)
         self.cost_of: list[float] = self.cost_s.tolist()  # the same, of one class at a time
         self.bound_s = self.cost_s / np.array(doubts)

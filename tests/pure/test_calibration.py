@@ -74,7 +74,7 @@ def test_what_was_learnt_serves_another_run_on_the_same_machine() -> None:
     kept = json.loads(json.dumps(taught(machine="EPYC x 1").as_dict()))
     model = CostModel(calibration=kept, machine="EPYC x 1")
     assert model.n_observed == 0
-    assert model.is_family_calibrated("pyscf/hf")
+    assert model.n_kin("pyscf/hf")
     assert model.n_known("pyscf/hf") == 40
     estimate = model.estimate("new", 20.0, memory_bytes=10**9, family="pyscf/hf")
     assert estimate.cost_s == pytest.approx(true_s(20.0), rel=0.1)
@@ -87,7 +87,7 @@ def test_what_was_learnt_serves_another_run_on_the_same_machine() -> None:
 def test_another_machine_is_doubted_and_soon_believed_over_the_past() -> None:
     kept = taught(machine="EPYC x 1").as_dict()
     model = CostModel(calibration=kept, machine="Xeon x 4")
-    assert not model.is_family_calibrated("pyscf/hf")
+    assert not model.n_kin("pyscf/hf")
     assert model.n_known("pyscf/hf") == 0
     assert model.estimate("new", 1.0, family="pyscf/hf").relative_error >= 1
     assert model.as_dict() == kept
@@ -152,7 +152,7 @@ def test_families_that_did_not_run_are_kept_as_they_are() -> None:
 def test_what_does_not_read_as_a_calibration_is_ignored(damage: Any) -> None:
     model = CostModel(calibration=damage)
     assert model.cost_s("k", 2.0, family="f") == 2.0
-    assert not model.is_family_calibrated("f")
+    assert not model.n_kin("f")
 
 
 @pytest.mark.parametrize(
@@ -230,13 +230,13 @@ def test_families_are_named_by_their_threads() -> None:
 def test_wide_tasks_lean_on_narrow_ones_until_they_were_measured() -> None:
     model = taught()
     assert model.source_of(WIDE) == "pyscf/hf"
-    assert model.is_family_calibrated(WIDE)
+    assert model.n_kin(WIDE)
     assert model.n_known(WIDE) == 0
     narrow, wide = (model.estimate("new", 3.0, family=each) for each in ("pyscf/hf", WIDE))
     assert wide.cost_s == narrow.cost_s
     assert narrow.relative_error < wide.relative_error < 1
     assert model.memory_bytes("new", 10**9, family=WIDE) > 10**9
-    assert not model.is_family_calibrated("pyscf/mp2 x 4")
+    assert not model.n_kin("pyscf/mp2 x 4")
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])

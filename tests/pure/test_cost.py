@@ -110,8 +110,8 @@ def test_one_slow_first_task_does_not_spoil_a_class() -> None:
 def test_a_class_that_never_ran_learns_from_its_family_only() -> None:
     model = CostModel()
     model.observe("small", [10.0] * 5, prior_s=1.0, family="hf")
-    assert model.is_family_calibrated("hf")
-    assert not model.is_family_calibrated("mp2")
+    assert model.n_kin("hf")
+    assert not model.n_kin("mp2")
     assert model.cost_s("large", 7.0, family="hf") == pytest.approx(70, rel=0.02)
     assert model.cost_s("large", 7.0, family="mp2") == 7.0
     unknown = model.estimate("large", 7.0, family="mp2").relative_error

@@ -293,3 +293,28 @@ def test_lessons_that_wait_are_bounded() -> None:
         lessons.note(book, ids, seconds, m.TasksDone(0, 0, ids, seconds))
         assert lessons.n_measured == first + 500
         assert lessons.n_measured - model.n_observed < 4096
+
+
+def two_sizes() -> Checked:
+    """Give an agent that has done all of 200 large tasks, of which the books know, and no small."""
+    pool = Checked()
+    pool.join(0, 2)
+    large = m.TaskClass(0, range(200), 1e-3, key="large", family="f")
+    small = m.TaskClass(0, range(200, 400), 5e-4, key="small", family="f")
+    pool.add((large, small))
+    while held := [task for task in pool.held[0].get(0, []) if task < 200]:
+        pool.step(m.TasksDone(0, 0, m.as_ids(held), np.full(len(held), 1e-3)))
+    return pool
+
+
+def test_small_tasks_are_trusted_a_little_because_large_ones_were_measured() -> None:
+    assert two_sizes().scheduler._pool.books[0].n_seen.tolist() == [200, 0]
+    n_held = len(two_sizes().held[0][0])
+    assert 8 < n_held < 50
+
+
+def test_what_was_measured_of_a_class_counts_at_once() -> None:
+    pool = two_sizes()
+    done = pool.held[0][0][:20]
+    pool.step(m.TasksDone(0, 0, m.as_ids(done), np.full(20, 5e-4)))
+    assert pool.scheduler._pool.books[0].n_seen.tolist() == [200, 20]
