@@ -49,7 +49,9 @@ class Backlog(TaskQueue):
         """Whether a task is so short that a slot should have the next ones at hand."""
         return self.mean_s(space) < _SHORT_S
 
-    def batch(self, n_sharing: int, seconds: float = _BATCH_S) -> tuple[int, TaskIds] | None:
+    def batch(
+        self, n_sharing: int, seconds: float = _BATCH_S, least_s: float = 0.0
+    ) -> tuple[int, TaskIds] | None:
         """Take what one slot should get: one task, or as many short ones as fill its time.
 
         Parameters
@@ -58,10 +60,14 @@ class Backlog(TaskQueue):
             Slots that share the backlog; none gets more than its part.
         seconds : float
             How long the slot should be busy with them.
+        least_s : float
+            Take nothing if the slot's part would not keep it busy so long.
         """
         space = self.next_space
         if space is None:
             return None
         mean_s = self._mean_s.get(space, seconds)
         fair = -(-self.n_next // n_sharing)
+        if fair * mean_s < least_s:
+            return None
         return self.take(max(1, min(int(seconds / mean_s), fair)))

@@ -89,3 +89,13 @@ def test_short_is_learnt_for_each_space() -> None:
         backlog.observe(1, 0.001)
     assert not backlog.is_short(0)
     assert backlog.is_short(1)
+
+
+def test_nothing_is_taken_that_is_worth_no_message() -> None:
+    backlog = Backlog()
+    backlog.add(0, np.arange(6))
+    backlog.observe(0, 0.002)
+    assert backlog.batch(3, 0.1, least_s=0.01) is None
+    assert len(backlog) == 6
+    space, ids = backlog.batch(3, 0.1, least_s=0.001) or (None, np.empty(0))
+    assert (space, ids.tolist(), len(backlog)) == (0, [0, 1], 4)
