@@ -37,6 +37,12 @@ _PEAK_INTERVAL_S = 0.02
 _OF_THE_PLACE = (ErrorClass.RESOURCE, ErrorClass.TRANSIENT, ErrorClass.MISSING_PROGRAM)
 
 
+def used_s() -> float:
+    """Return what this process has used, to the microsecond, and the programs that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
 class Attempts:
     """Attempts at tasks in one slot.
 
@@ -53,7 +59,11 @@ class Attempts:
         self._measured_s = -math.inf
 
     def outcome(
-        self, task: int, program: str, begin: Callable[[], tuple[AtomicSpecification, Attempt]]
+        self,
+        task: int,
+        program: str,
+        begin: Callable[[], tuple[AtomicSpecification, Attempt]],
+        used_s: Callable[[], float] = used_s,
     ) -> Outcome:
         """Return the outcome of one task.
 
@@ -64,9 +74,11 @@ class Attempts:
             QCEngine's name.
         begin : callable
             Gives what is asked for, and what attempts it; if it raises, the input is at fault.
+        used_s : callable
+            Processor seconds so far; it may leave out programs where none is run.
         """
         resources = self._resources
-        start_s, clock, cpu_s = time.time(), time.perf_counter(), _cpu_s()
+        start_s, clock, cpu_s = time.time(), time.perf_counter(), used_s()
         peak_bytes = 0
         # In a slot tasks never overlap; a guest has to look at each to know whether they do.
         if resources.is_guest or clock - self._measured_s > _PEAK_INTERVAL_S:
@@ -81,7 +93,7 @@ class Attempts:
             task=task,
             start_s=start_s,
             seconds=time.perf_counter() - clock,
-            cpu_s=_cpu_s() - cpu_s,
+            cpu_s=used_s() - cpu_s,
             peak_bytes=peak_bytes,
             host=resources.host,
             rank=resources.rank,
@@ -128,9 +140,3 @@ def raised(program: str, error: BaseException) -> Fields:
     """Return what becomes of an attempt that raised; to be called where the error is handled."""
     kind = "crashed" if isinstance(error, SystemExit) else "unknown_error"
     return {"failure": failure(program, kind, traceback.format_exc())}
-
-
-def _cpu_s() -> float:
-    """Return what this process has used, to the microsecond, and the programs that have ended."""
-    times = os.times()
-    return time.process_time() + times.children_user + times.children_system

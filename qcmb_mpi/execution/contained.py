@@ -121,6 +121,8 @@ class Contained:
 
 def restored(scratch: str) -> str:
     """Make sure that a scratch directory is there; say what is wrong if it cannot be used."""
+    if os.access(f"{scratch}/.", os.W_OK | os.X_OK):  # one call: this is done for each task
+        return ""
     if not os.path.isdir(scratch):
         with contextlib.suppress(OSError):
             os.mkdir(scratch)  # not its parents: a disk that is not mounted is to be noticed

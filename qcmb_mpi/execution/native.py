@@ -9,8 +9,9 @@ Rules of this file
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.acceptance import failure, judge_numbers
@@ -50,6 +51,7 @@ class NativeRunner:
         self._program = program
         self._harness = harness
         self._specification = specification
+        self._driver = specification.driver.value
         self._caller = caller
         self._attempts = attempts
         self._known: Calculation | None = None
@@ -62,20 +64,19 @@ class NativeRunner:
 
     def run(self, task: int, atoms: Atoms) -> Outcome:
         """Return the outcome of one calculation."""
+        asked = self._specification, partial(self._attempt, atoms)
+        return self._attempts.outcome(task, self._program, lambda: asked, time.process_time)
 
-        def attempt(specification: AtomicSpecification) -> Fields:
-            try:
-                numbers = self._calculation(specification).run(atoms)
-                driver = specification.driver.value
-                return judge_numbers(numbers, len(atoms.numbers), driver, *self._provenance)
-            except CalculationFailed as error:
-                message = qcengine_error(error).error_message
-                told = failure(self._program, error.error_type, message, error.output)
-                return {"failure": told}
-            except (Exception, SystemExit) as error:
-                return raised(self._program, error)
-
-        return self._attempts.outcome(task, self._program, lambda: (self._specification, attempt))
+    def _attempt(self, atoms: Atoms, specification: AtomicSpecification) -> Fields:
+        try:
+            numbers = self._calculation(specification).run(atoms)
+            return judge_numbers(numbers, len(atoms.numbers), self._driver, *self._provenance)
+        except CalculationFailed as error:
+            message = qcengine_error(error).error_message
+            told = failure(self._program, error.error_type, message, error.output)
+            return {"failure": told}
+        except (Exception, SystemExit) as error:
+            return raised(self._program, error)
 
     @cached_property
     def _provenance(self) -> tuple[str, str]:
