@@ -2,11 +2,10 @@
 
 Rules of this file
 ------------------
-1. An agent decides nothing about order or retries; it runs what it holds and reports.
+1. An agent decides nothing about order or retries; it runs what it holds and reports, when
+   ``scheduling/reporting.py`` says so.
 2. Whatever happens to a slot becomes an :class:`Outcome`: nothing a program does ends an agent.
-3. Successes of short tasks wait for each other for a moment, so that what the master does for a
-   message it does for many; not while a slot may soon have nothing to do, and never with a failure.
-4. While every slot has a stock of short tasks nobody listens to them for a part of the time that it
+3. While every slot has a stock of short tasks nobody listens to them for a part of the time that it
    lasts: what wakes this process takes a core from a task.
 """
 
@@ -40,6 +39,7 @@ from qcmb_mpi.execution.wire import (
     ToAgent,
     Work,
 )
+from qcmb_mpi.scheduling.reporting import Need, ReportTiming
 
 _OPENING_S = 240.0  # less than the master waits for an agent
 _PAUSE_S = 2.0
@@ -47,8 +47,6 @@ _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
 _LEAST_S = 0.02  # what is worth a message
-_LOW_S = 0.05
-_HOLD_S = 0.04
 _STOCK_S = 0.08
 _LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
 _CALM_SHARE = 1 / 3
@@ -93,9 +91,8 @@ class Agent:
         self._solo = Solo(info, self._pool)
         self._n_good = 0
         self._looked_s = clock()
+        self._timing = ReportTiming()
         self._held: list[Outcomes] = []
-        self._told_by_s = math.inf
-        self._is_dull = True  # whether all that is held back may wait
         self._calm_until_s = -math.inf
 
     @property
@@ -106,8 +103,11 @@ class Agent:
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
         self._calm_until_s = -math.inf
+        if isinstance(message, Work):
+            self._timing.note_work(self._clock(), message.n_heard)
         match message:
             case Open():
+                self._timing.interval_s = message.report_s
                 self._pool.open(message)
             case Work() if message.is_alone or message.n_threads:
                 self._solo.add(message)
@@ -127,7 +127,7 @@ class Agent:
             left_s = min(give_up_s, self._due_s) - self._clock()
             self._turn(0.0 if self._pool.news else max(0.0, left_s))
             now = self._clock()
-            if self._pool.news or now >= self._due_s or self._is_starving():
+            if self._pool.news or now >= self._due_s:
                 return self._news()
             if now >= give_up_s or self._pool.has_rung:
                 return []
@@ -155,7 +155,7 @@ class Agent:
         if not is_calm:
             stock_s = min(map(self._stock_s, self._pool.slots), default=0.0)
             if stock_s >= _STOCK_S:
-                self._calm_until_s = self._clock() + min(_HOLD_S, _CALM_SHARE * stock_s)
+                self._calm_until_s = self._clock() + min(self._timing.hold_s, _CALM_SHARE * stock_s)
 
     def _stock_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy after the task that it is at."""
@@ -164,14 +164,17 @@ class Agent:
 
     @property
     def _due_s(self) -> float:
-        """When outcomes that are held back are to be told."""
-        return max(self._told_by_s, self._calm_until_s) if self._is_dull else self._told_by_s
+        """When the outcomes that are held are to be told."""
+        if not self._held:
+            return math.inf
+        return self._timing.due_s(self._need(), not_before_s=self._calm_until_s)
 
-    def _is_starving(self) -> bool:
-        """Whether a slot may soon have nothing to do, nor has the agent."""
+    def _need(self) -> Need:
+        """Return whether a slot has nothing to do, or may have soon, nor has the agent."""
         if self._backlog.next_space is not None:
-            return False
-        return any(self._ahead_s(slot) < _LOW_S for slot in self._pool.slots)
+            return Need.NONE
+        least_s = min(map(self._ahead_s, self._pool.slots), default=math.inf)
+        return Need.of(least_s)
 
     def _ahead_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy, counting what may have ended but is not told."""
@@ -183,17 +186,16 @@ class Agent:
         last = [message for message in self._pool.news if isinstance(message, Lost)]
         news = [message for message in self._pool.news if not isinstance(message, Lost)]
         if self._held:
-            news.append(Done(Outcomes.joined(self._held)))
-        self._pool.news, self._held, self._told_by_s = [], [], math.inf
-        self._is_dull = True
+            number = self._timing.note_report(self._clock(), self._need())
+            news.append(Done(Outcomes.joined(self._held), number))
+        self._pool.news, self._held = [], []
         return [*news, *last]
 
     def _keep(self, outcomes: Outcomes) -> None:
-        """Have outcomes told, at once if one is not a success of a short task."""
-        if outcomes.failures or not all(map(self._backlog.is_short, outcomes.spaces)):
-            self._is_dull = False
-        due_s = self._clock() + (_HOLD_S if self._is_dull else 0.0)
-        self._told_by_s = min(self._told_by_s, due_s)
+        """Have outcomes told when it is time."""
+        are_short = all(map(self._backlog.is_short, outcomes.spaces))
+        has_failed = bool(outcomes.failures)
+        self._timing.note_results(self._clock(), are_short=are_short, has_failed=has_failed)
         self._held.append(outcomes)
 
     def close(self, *, wait: bool = True) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.task_queue import TaskQueue
 from qcmb_mpi.execution.wire import TaskIds
+from qcmb_mpi.scheduling.reporting import is_short
 
 _BATCH_S = 0.02
-_SHORT_S = 0.1
 _NEW_WEIGHT = 0.2
 _OWN_S = 3e-5  # what a slot spends on a task besides computing it
 
@@ -47,7 +47,7 @@ class Backlog(TaskQueue):
 
     def is_short(self, space: int) -> bool:
         """Whether a task is so short that a slot should have the next ones at hand."""
-        return self.mean_s(space) < _SHORT_S
+        return is_short(self.mean_s(space))
 
     def batch(
         self, n_sharing: int, seconds: float = _BATCH_S, least_s: float = 0.0

@@ -44,6 +44,7 @@ from qcmb_mpi.execution.wire import (
 )
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.reporting import report_interval_s
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
 
 _LOG = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class Dispatcher:
         self._opening: int | None = None
         self._loss: Failure | None = None
         self._last_failure: dict[tuple[int, int], Failure] = {}
+        self._n_heard: dict[int, int] = {}
 
     def open(self, job: Job, choose: Choice) -> None:
         """Have every agent get ready for `job`, then hand its tasks to the scheduler.
@@ -193,7 +195,8 @@ class Dispatcher:
         self._opening = job.space
         for agent, info in present.items():
             layout = self._crew.layouts[agent] = placement.layout_of(info)
-            self._send(agent, Open(job.space, job.recipe, layout, self._timeout_s, self._scratch))
+            ours = self._timeout_s, self._scratch, report_interval_s(len(present))
+            self._send(agent, Open(job.space, job.recipe, layout, *ours))
         self._await(
             lambda: self._crew.silent(job.space), lambda: self._crew.is_any_ready(job.space)
         )
@@ -320,7 +323,8 @@ class Dispatcher:
                 self._crew.answer(agent, space, error)
                 if error is not None and space != self._opening and agent in self._crew.layouts:
                     self._dismiss(agent, error)
-            case Done(outcomes) if self._has_joined(agent):
+            case Done(outcomes, number) if self._has_joined(agent):
+                self._n_heard[agent] = number
                 self._take_outcomes(agent, self._believable(agent, Outcomes.of(outcomes)))
             case Returned(space, ids) if self._crew.knows(space) and self._has_joined(agent):
                 self._step(m.TasksReturned(agent, space, ids))
@@ -358,7 +362,8 @@ class Dispatcher:
     def _carry_out(self, command: m.Command) -> None:
         match command:
             case m.Assign(agent, space, ids, is_alone, n_threads):
-                self._send(agent, Work(space, ids, is_alone, n_threads))
+                n_heard = self._n_heard.get(agent, 0)
+                self._send(agent, Work(space, ids, is_alone, n_threads, n_heard))
             case m.Retract(agent, space):
                 self._send(agent, Recall(space))
             case m.SetAside(agent, reason):

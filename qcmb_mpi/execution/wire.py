@@ -66,6 +66,8 @@ class Open:
     timeout_s : float
         Wall seconds of one task, then it is killed.
     scratch : str, optional
+    report_s : float
+        How long results may be collected before the master is told of them.
     """
 
     space: int
@@ -73,6 +75,7 @@ class Open:
     layout: Layout
     timeout_s: float
     scratch: str | None = None
+    report_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,14 @@ class Work:
 
     ``is_alone``: one task, to be given all memory of the node. ``n_threads``, unless 0: one task,
     to be given all cores and memory of the agent, and so many threads. Nothing else is at work in
-    the agent meanwhile.
+    the agent meanwhile. ``n_heard``: the number of the agent's last report that was heard before.
     """
 
     space: int
     ids: TaskIds
     is_alone: bool = False
     n_threads: int = 0
+    n_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Attempts that have ended, well or badly."""
+    """Attempts that have ended, well or badly; the agent numbers what it says so."""
 
     outcomes: Sequence[Outcome]
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,7 @@ Rules of this file
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,9 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.policy import ErrorClass
-from qcmb_mpi.scheduling.reporting import ReportTiming
+from qcmb_mpi.scheduling.reporting import ReportTiming, is_short
 from qcmb_mpi.scheduling.scheduler import Scheduler, SchedulerOptions
+from qcmb_mpi.scheduling.simagent import Item, Luck, SimAgent
 from qcmb_mpi.scheduling.simmaster import SimMaster
 from qcmb_mpi.scheduling.simulated import Faults, Machine, SimulationResult
 
@@ -31,7 +30,7 @@ __all__ = ["Faults", "Machine", "SimulationResult", "simulate"]
 _SPACE = 0
 
 Seconds = NDArray[np.float64]
-_Item = tuple[int, float]
+_Report = tuple[int, list[int], list[tuple[int, ErrorClass]]]
 _Act = Callable[[float, int, Any], None]
 
 
@@ -87,7 +86,7 @@ def simulate(
     means_s *= bias
     times = _true_times(means_s, rng, jitter=jitter, faults=faults)
     master = SimMaster(machine, Scheduler(options=options), timer)
-    world = _World(times, machine, faults, _Luck(faults, rng), master)
+    world = _World(times, machine, faults, Luck(faults, rng), master)
     if any(each.n_threads for each in classes):
         world.is_wide = _of_tasks(classes, "n_threads") > 0
     if faults.peak_spread:
@@ -122,64 +121,11 @@ def _true_times(
     return times
 
 
-class _Luck:
-    """Draws what goes wrong with attempts.
-
-    Parameters
-    ----------
-    faults : Faults
-    rng : numpy.random.Generator
-    """
-
-    def __init__(self, faults: Faults, rng: np.random.Generator) -> None:
-        self._faults = faults
-        self._rng = rng
-        self._n_good = self._draw()
-
-    def failure(self, number: int, task: int, *, is_alone: bool) -> ErrorClass | None:
-        """Tell what goes wrong with an attempt of an agent; None if nothing does."""
-        faults = self._faults
-        if not is_alone and task in faults.greedy_tasks:
-            return ErrorClass.RESOURCE
-        if number not in faults.bad_agents:
-            self._n_good -= 1
-            if self._n_good >= 0:
-                return None
-            self._n_good = self._draw()
-        n = len(faults.errors)
-        return faults.errors[int(self._rng.integers(n)) if n > 1 else 0]
-
-    def _draw(self) -> float:
-        """Draw how many attempts go well before one fails."""
-        p = self._faults.failure_probability
-        return float(self._rng.geometric(p)) - 1 if p else np.inf
-
-
-@dataclass(slots=True)
-class _SimAgent:
-    """An agent: slots, and a queue of (task, seconds) in the order of arrival.
-
-    ``alone`` is a task that wants no company here, nor on the whole host if ``is_hosts``.
-    """
-
-    n_slots: int
-    memory_bytes: int
-    host: str
-    n_free: int
-    timing: ReportTiming
-    queue: deque[_Item] = field(default_factory=deque)
-    done: list[int] = field(default_factory=list)
-    is_report_planned: bool = False
-    is_alive: bool = True
-    alone: int | None = None
-    is_hosts: bool = False
-
-
 class _World:
     """Agents, messages in flight, and the clock."""
 
     def __init__(
-        self, times: Seconds, machine: Machine, faults: Faults, luck: _Luck, master: SimMaster
+        self, times: Seconds, machine: Machine, faults: Faults, luck: Luck, master: SimMaster
     ) -> None:
         self.is_checked = self.is_recorded = False
         self.most_events = np.inf
@@ -191,7 +137,7 @@ class _World:
         self._luck = luck
         self._master = master
         self._agents = [
-            _SimAgent(
+            SimAgent(
                 n_slots,
                 memory_bytes,
                 f"h{number // machine.agents_per_host}",
@@ -283,7 +229,8 @@ class _World:
 
     def _carry_out(self, command: m.Command, at_s: float) -> None:
         if isinstance(command, m.Assign):
-            self._plan(at_s, self._receive, command.agent, command)
+            sent = command, self._agents[command.agent].n_heard
+            self._plan(at_s, self._receive, command.agent, sent)
             self._n["messages"] += 1
             self._n["lone"] += command.is_alone
             self._n["wide"] += command.n_threads > 0
@@ -296,26 +243,32 @@ class _World:
 
     # ------------------------------------------------------------------- agents
 
-    def _receive(self, now: float, number: int, work: m.Assign) -> None:
+    def _receive(self, now: float, number: int, sent: tuple[m.Assign, int]) -> None:
         agent = self._agents[number]
-        agent.queue.extend(zip(work.ids.tolist(), self._times[work.ids].tolist(), strict=True))
-        agent.timing.note_work(now)
+        work, n_heard = sent
+        times = self._times[work.ids].tolist()
+        agent.queue.extend(zip(work.ids.tolist(), times, strict=True))
+        agent.queued_s += sum(times)
+        agent.timing.note_work(now, n_heard)
         if work.is_alone or work.n_threads:
             agent.alone, agent.is_hosts = int(work.ids[0]), work.is_alone
             self._has_apart = True
         while agent.is_alive and agent.n_free and agent.queue:
             agent.n_free -= 1
             self._start(now, number, agent)
+        self._report_when_due(now, number)
 
-    def _start(self, now: float, number: int, agent: _SimAgent) -> None:
+    def _start(self, now: float, number: int, agent: SimAgent) -> None:
         """Start the next task in a slot that is taken for it."""
         item = agent.queue.popleft()
+        agent.last_s = item[1]
+        agent.queued_s -= item[1]
         if self._has_apart:
             self._n["crowded"] += self._is_crowded(agent, item[0])
         self._n_planned += 1
         heapq.heappush(self._agenda, (now + item[1], self._n_planned, self._on_end, number, item))
 
-    def _is_crowded(self, agent: _SimAgent, task: int) -> bool:
+    def _is_crowded(self, agent: SimAgent, task: int) -> bool:
         """Tell whether a start puts one that wants no company and another side by side."""
         host = [agent]
         if self._machine.agents_per_host > 1:
@@ -325,7 +278,7 @@ class _World:
             return any(each.n_slots - each.n_free > (each is agent) for each in near)
         return any(each.alone is not None and (each is agent or each.is_hosts) for each in host)
 
-    def _end(self, now: float, number: int, item: _Item) -> None:
+    def _end(self, now: float, number: int, item: Item) -> None:
         """End an attempt, start the next, and report now or soon."""
         agent = self._agents[number]
         if not agent.is_alive:
@@ -337,17 +290,16 @@ class _World:
         error = self._luck.failure(number, task, is_alone=agent.alone == task)
         if error is None:
             agent.done.append(task)
-            agent.timing.note_result(now)
         else:
-            self._tell(m.TaskFailed(number, _SPACE, task, error), number, now)
+            agent.failed.append((task, error))
+        agent.timing.note_results(now, are_short=is_short(seconds), has_failed=error is not None)
         if agent.alone == task:
             agent.alone = None
         if agent.queue:
             self._start(now, number, agent)
         else:
             agent.n_free += 1
-        if agent.done:
-            self._report_when_due(now, number)
+        self._report_when_due(now, number)
 
     def _report_when_due(self, now: float, number: int, is_planned: bool = False) -> None:
         """Report what is due, or plan to; ``is_planned``: this was planned."""
@@ -355,22 +307,32 @@ class _World:
         agent.is_report_planned &= not is_planned
         if not agent.is_alive:
             return
-        due_s = agent.timing.due_s(is_idle=agent.n_free > 0)
+        due_s = agent.timing.due_s(agent.need)
         if due_s <= now:
-            agent.timing.note_report(now, is_idle=agent.n_free > 0)
-            ids = np.array(agent.done, dtype=np.int64)
-            agent.done = []
-            peaks = m.as_ids(()) if self.peaks is None else self.peaks[ids]
-            self._tell(m.TasksDone(number, _SPACE, ids, self._times[ids], peaks), number, now)
-        elif agent.done and not agent.is_report_planned:
+            n_reports = agent.timing.note_report(now, agent.need)
+            report = n_reports, agent.done, agent.failed
+            agent.done, agent.failed = [], []
+            self._plan(now + self._machine.message_s, self._hear, number, report)
+        elif due_s < np.inf and not agent.is_report_planned:
             agent.is_report_planned = True
             self._plan(due_s, self._report_when_due, number, True)
+
+    def _hear(self, now: float, number: int, report: _Report) -> None:
+        """Have the master take a report."""
+        self._agents[number].n_heard, done, failed = report
+        ids = m.as_ids(done)
+        if done:
+            peaks = m.as_ids(()) if self.peaks is None else self.peaks[ids]
+            self._step(now, number, m.TasksDone(number, _SPACE, ids, self._times[ids], peaks))
+        for task, error in failed:
+            self._step(now, number, m.TaskFailed(number, _SPACE, task, error))
 
     def _give_back(self, now: float, number: int, _: None) -> None:
         agent = self._agents[number]
         if agent.is_alive:
             ids = m.as_ids([task for task, _ in agent.queue])
             agent.queue.clear()
+            agent.queued_s = 0.0
             self._tell(m.TasksReturned(number, _SPACE, ids), number, now)
 
     def _lose(self, now: float, number: int, _: None) -> None:

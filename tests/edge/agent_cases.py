@@ -51,10 +51,12 @@ def open_space(
     scratch: Path | None = None,
     space: int = 0,
     memory_per_agent_bytes: int = 0,
+    report_s: float = 0.0,
 ) -> None:
     """Open a space."""
     layout = Layout(n_slots, 1, 10**8, "as the test says", memory_per_agent_bytes)
-    agent.handle(Open(space, recipe, layout, timeout_s, None if scratch is None else str(scratch)))
+    folder = None if scratch is None else str(scratch)
+    agent.handle(Open(space, recipe, layout, timeout_s, folder, report_s))
 
 
 def work(
@@ -64,9 +66,10 @@ def work(
     is_alone: bool = False,
     n_threads: int = 0,
     space: int = 0,
+    n_heard: int = 0,
 ) -> None:
     """Give tasks of a space."""
-    agent.handle(Work(space, np.array(list(ids), dtype=np.int64), is_alone, n_threads))
+    agent.handle(Work(space, np.array(list(ids), dtype=np.int64), is_alone, n_threads, n_heard))
 
 
 def hear(agent: Agent, is_enough: Callable[[list[FromAgent]], bool]) -> list[FromAgent]:

@@ -25,10 +25,11 @@ N_TASKS = TaskSpace(MANY).n_tasks
 
 
 @pytest.fixture
-def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+def agent() -> Iterator[Agent]:
     """Give an agent that holds outcomes back as long as nothing else has it tell them."""
-    monkeypatch.setattr(agents, "_HOLD_S", 1e6)
-    yield from ended(new_agent())
+    agent = new_agent()
+    agent._timing.hold_s = 1e6
+    yield from ended(agent)
 
 
 def sizes(news: list[FromAgent]) -> list[int]:
@@ -100,12 +101,41 @@ def test_slots_are_given_many_short_tasks_at_once(
     assert all(ahead_s <= most_s for each in given for _, ahead_s in each)
 
 
+def test_one_of_many_agents_collects_what_long_tasks_give_while_there_is_work(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, seconds=0.12), report_s=1e6)
+    work(agent, range(12))
+    heard = hear(agent, lambda news: sum(sizes(news)) > 0)
+    assert agent._backlog.next_space is None
+    assert sizes(heard)[0] >= 9
+
+
+def test_a_failure_does_not_wait_however_many_agents_there_are(agent: Agent) -> None:
+    recipe = ToyRecipe(MANY, seconds=0.12, faults={2: "convergence"})
+    open_space(agent, recipe, report_s=1e6)
+    work(agent, range(12))
+    hear(agent, lambda news: any(each.failure for each in outcomes(news)))
+    assert agent._backlog.next_space is not None
+
+
+def test_an_idle_slot_is_told_of_once_until_that_very_report_is_answered(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, seconds=0.12), report_s=1e6)
+    work(agent, [0])
+    [first] = [each for each in hear(agent, lambda news: sum(sizes(news)) > 0) if sizes([each])]
+    assert isinstance(first, Done)
+    work(agent, [1], n_heard=first.number - 1)
+    assert sizes(hear(agent, lambda _: bool(agent._held))) == []
+    work(agent, [2], n_heard=first.number)
+    [second] = [each for each in agent.poll(30.0) if isinstance(each, Done)]
+    assert second.number == first.number + 1
+
+
 @pytest.fixture
 def calm_agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     """Give an agent that listens to no slot for long after each had a stock."""
-    monkeypatch.setattr(agents, "_HOLD_S", 1e6)
     monkeypatch.setattr(agents, "_CALM_SHARE", 1e6)
-    yield from ended(new_agent())
+    agent = new_agent()
+    agent._timing.hold_s = 1e6
+    yield from ended(agent)
 
 
 def make_calm(agent: Agent, recipe: ToyRecipe) -> None:
