@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """Measure qcmb_mpi beside sequential QCManyBody, the naive pool and the machine's ceiling.
 
-    python benchmarks/farm.py                               # 6 and 16 waters, three-body, HF/6-31G
+    python benchmarks/farm.py                               # 6 and 16 waters, 6-31G and cc-pVDZ
     python benchmarks/farm.py --input my.yaml --repeat 3
+    python benchmarks/farm.py --fragment VENV --fork VENV   # other packages, from environments
     python benchmarks/farm.py --smoke                       # a minute: does it still run?
 
 Every contender is a whole program, timed from process start to exit, imports included. Repeats are
-interleaved, so that a slow minute of the machine hits all contenders. A table goes to standard
-output, everything measured to ``benchmarks/results/``.
+interleaved, every other one backwards, so that a slow minute of the machine hits all contenders.
+What each environment needs is told in ``rivals.py``. A table goes to standard output, everything
+measured to ``benchmarks/results/``.
 
 Rules of this file
 ------------------
 1. Times are compared within one run only; nothing here knows an absolute number.
 2. All contenders must give the same energy, else the run fails.
+3. The exit code is 1 if ours is not ahead of every other program on every input.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -42,6 +47,8 @@ import mpiexec
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ONE_THREAD = dict.fromkeys((*THREAD_VARIABLES, "QCENGINE_NCORES"), "1")
 TOLERANCE_HARTREE = 1e-8
+OURS = "qcmb_mpi, "
+BASES = ("6-31g", "cc-pvdz")
 PACKAGES = ("qcmb_mpi", "qcmanybody", "qcengine", "qcelemental", "pyscf", "mpi4py", "numpy")
 
 
@@ -84,12 +91,18 @@ def timed(command: list[str], environ: dict[str, str] | None = None) -> tuple[fl
     return wall_s, done.stdout
 
 
-def run_ours(path: Path, scratch: Path, launcher: list[str], options: list[str]) -> Run:
+def run_ours(
+    path: Path,
+    scratch: Path,
+    launcher: list[str],
+    options: list[str],
+    environ: dict[str, str] | None = None,
+) -> Run:
     """Run the command line of qcmb_mpi with a new store."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         result = Path(folder) / "farm.result.json"
         command = [sys.executable, "-m", "qcmb_mpi", "run", str(path), "-o", str(result), *options]
-        wall_s, _ = timed(launcher + command)
+        wall_s, _ = timed(launcher + command, environ)
         summary = json.loads((Path(folder) / "farm.run.json").read_text(encoding="utf-8"))
         value = json.loads(result.read_text(encoding="utf-8"))["return_result"]
     return Run(wall_s, float(value), summary)
@@ -108,14 +121,17 @@ def run_mpi(path: Path, n_cores: int, scratch: Path) -> Run:
     return run_ours(path, scratch, launcher, ["--no-progress"])
 
 
-def run_rival(rival: str, environ: dict[str, str]) -> Callable[[Path, int, Path], Run]:
+def run_rival(
+    rival: str, environ: dict[str, str], python: str = sys.executable
+) -> Callable[[Path, int, Path], Run]:
     """Make the runner of a program in ``rivals.py``."""
 
     def run(path: Path, n_cores: int, scratch: Path) -> Run:
         del scratch
-        command = [sys.executable, str(HERE / "rivals.py"), rival, str(path), "-n", str(n_cores)]
+        command = [python, str(HERE / "rivals.py"), rival, str(path), "-n", str(n_cores)]
         wall_s, output = timed(command, environ)
-        return Run(wall_s, float(json.loads(output.splitlines()[-1])["value"]))
+        answer = json.loads(output.splitlines()[-1])
+        return Run(wall_s - answer.get("aside_s", 0.0), float(answer["value"]))
 
     return run
 
@@ -127,6 +143,19 @@ CONTENDERS = (
     Contender("QCManyBody", "sequential, 1 thread", run_rival("sequential", ONE_THREAD)),
     Contender("QCManyBody, default", "sequential, all cores a task", run_rival("sequential", {})),
 )
+
+
+def others(fragment: Path | None, fork: Path | None) -> tuple[Contender, ...]:
+    """Return the contenders that need an environment of their own, of those that there are."""
+    found = []
+    for rival, name, how, venv in (
+        ("fragment", "Fragme∩t", "over Ray", fragment),
+        ("fork", "parallel fork", "of QCManyBody 0.5, its processes", fork),
+    ):
+        if venv is not None:
+            run = run_rival(rival, ONE_THREAD, str(venv / "bin" / "python"))
+            found.append(Contender(name, how, run))
+    return tuple(found)
 
 
 def start_copy(path: Path, n_tasks: int) -> subprocess.Popen[str]:
@@ -169,7 +198,7 @@ def measure(
     ceilings: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(1, n_repeats + 1):
-            for contender in contenders:
+            for contender in contenders[:: 1 if repeat % 2 else -1]:
                 run = contender.run(path, n_cores, Path(folder))
                 runs[contender.name].append(run)
                 note(f"{path.stem} {repeat}/{n_repeats}: {contender.name} {run.wall_s:.2f} s")
@@ -181,12 +210,13 @@ def measure(
         "n_cores": n_cores,
         "ceiling": ceilings,
         "contenders": {
-            name: {
-                "wall_s": [run.wall_s for run in many],
-                "value": many[0].value,
-                "summary": many[-1].summary,
+            each.name: {
+                "note": each.note,
+                "wall_s": [run.wall_s for run in runs[each.name]],
+                "value": runs[each.name][0].value,
+                "summary": runs[each.name][-1].summary,
             }
-            for name, many in runs.items()
+            for each in contenders
         },
     }
 
@@ -204,7 +234,7 @@ def table(measured: dict[str, Any]) -> str:
     contenders = measured["contenders"]
     wall = {name: statistics.median(data["wall_s"]) for name, data in contenders.items()}
     top = statistics.median(measured["ceiling"])
-    n_tasks = contenders[CONTENDERS[0].name]["summary"].get("n_tasks", "?")
+    n_tasks = next(iter(contenders.values()))["summary"].get("n_tasks", "?")
     lines = [
         f"{measured['input']}: {n_tasks} tasks, {measured['n_cores']} cores, "
         f"median of {len(measured['ceiling'])}",
@@ -212,13 +242,10 @@ def table(measured: dict[str, Any]) -> str:
         "| program | how | wall s | speed-up over QCManyBody | naive pool / this | efficiency |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for contender in CONTENDERS:
-        if contender.name not in wall:
-            continue
-        seconds = wall[contender.name]
-        efficiency = contenders[contender.name]["summary"].get("efficiency")
+    for name, seconds in wall.items():
+        efficiency = contenders[name]["summary"].get("efficiency")
         lines.append(
-            f"| {contender.name} | {contender.note} | {seconds:.2f} "
+            f"| {name} | {contenders[name]['note']} | {seconds:.2f} "
             f"| {wall['QCManyBody'] / seconds:.2f} | {wall['naive pool'] / seconds:.2f} "
             f"| {'' if efficiency is None else f'{efficiency:.2f}'} |"
         )
@@ -228,6 +255,25 @@ def table(measured: dict[str, Any]) -> str:
         f"| {best_s:.2f} | {top:.2f} | {wall['naive pool'] / best_s:.2f} | |"
     )
     return "\n".join(lines)
+
+
+def leads(measured: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """Return how many times as long as each of ours each other program took: median of repeats."""
+    walls = {name: data["wall_s"] for name, data in measured["contenders"].items()}
+    return {
+        (ours, other): statistics.median(b / a for a, b in zip(walls[ours], many, strict=True))
+        for ours in walls
+        for other, many in walls.items()
+        if ours.startswith(OURS) and not other.startswith(OURS)
+    }
+
+
+def is_ahead(measured: dict[str, Any]) -> bool:
+    """Tell whether ours are ahead of every other; say of which not."""
+    behind = {pair: lead for pair, lead in leads(measured).items() if lead <= 1.0}
+    for (ours, other), lead in behind.items():
+        print(f"BROKEN: {measured['input']}: {other} took {lead:.2f} times as long as {ours}\n")
+    return not behind
 
 
 def machine() -> dict[str, Any]:
@@ -291,32 +337,49 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def write_inputs(folder: Path) -> list[Path]:
+    """Write 6 and 16 waters, three-body, HF in every basis."""
+    paths = []
+    for stem in ("water-hexamer", "water-16"):
+        document = yaml.safe_load((ROOT / "examples" / f"{stem}.yaml").read_text(encoding="utf-8"))
+        for basis in BASES:
+            document["specification"]["specification"]["model"]["basis"] = basis
+            paths.append(folder / f"{stem}-{basis}.yaml")
+            paths[-1].write_text(yaml.safe_dump(document), encoding="utf-8")
+    return paths
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+    """Run the command line; 1 if ours is not ahead."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--input", type=Path, action="append", help="ManyBodyInput, repeatable")
     parser.add_argument("--repeat", type=int, default=2, metavar="N")
     parser.add_argument("--cores", type=int, default=mpiexec.n_cores(), metavar="N")
     parser.add_argument("--sample", type=int, default=24, help="tasks of one copy for the ceiling")
     parser.add_argument("--no-default", action="store_true", help="leave the slowest contender out")
+    parser.add_argument("--fragment", type=Path, metavar="VENV", help="measure Fragme∩t, too")
+    parser.add_argument("--fork", type=Path, metavar="VENV", help="the earlier parallel fork, too")
     parser.add_argument("--smoke", action="store_true", help="a tiny input, once, two cores")
     parser.add_argument(
         "-o", "--output", type=Path, help="default: benchmarks/results/DATE-farm.json"
     )
     options = parser.parse_args(argv)
-    inputs = options.input or [ROOT / "examples" / f"water-{n}.yaml" for n in ("hexamer", "16")]
     if options.smoke:
-        inputs = [ROOT / "examples" / "helium-dimer.yaml"]
+        options.input = [ROOT / "examples" / "helium-dimer.yaml"]
         options.repeat, options.cores, options.sample = 1, 2, 3
-    report = {**about(), "measured": []}
     contenders = CONTENDERS[:-1] if options.no_default else CONTENDERS
-    for path in inputs:
-        report["measured"].append(
-            measure(path, contenders, options.cores, options.repeat, options.sample)
-        )
-        print(table(report["measured"][-1]), end="\n\n", flush=True)
+    contenders += others(options.fragment, options.fork)
+    report, are_ahead = about(), []
+    measured = report["measured"] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in options.input or write_inputs(Path(folder)):
+            measured.append(
+                measure(path, contenders, options.cores, options.repeat, options.sample)
+            )
+            print(table(measured[-1]), end="\n\n", flush=True)
+            are_ahead.append(options.smoke or is_ahead(measured[-1]))
     keep("farm", options.output, report)
-    return 0
+    return 0 if all(are_ahead) else 1
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 For measurements of everything around chemistry: ``--import spin``, with this folder on
 ``PYTHONPATH``. Keywords ``spin_s`` and ``power`` say how long: ``spin_s`` times atoms, ghosts
-included, to that power; 5 ms without them.
+included, to that power; 5 ms without them. With ``sleep_s`` it then sleeps for that long.
 
 Rules of this file
 ------------------
-1. What is fixed is processor time of this thread, so that a core that is shared stays visible.
+1. What is spun is processor time of this thread, so that a core that is shared stays visible.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class SpinHarness(ProgramHarness):
         end_s = time.thread_time() + seconds_of(input_data)
         while time.thread_time() < end_s:
             sum(_MICROSECONDS)  # looking at the clock is work of the system, not of the program
+        time.sleep(input_data.specification.keywords.get("sleep_s", 0.0))
         molecule = input_data.molecule
         energy = float(np.sin(molecule.geometry).sum())
         gradient = np.cos(molecule.geometry)

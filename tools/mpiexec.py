@@ -39,15 +39,20 @@ def is_open_mpi(mpiexec: str) -> bool:
     return any(name in answer.stdout + answer.stderr for name in ("Open MPI", "OpenRTE", "prte"))
 
 
+def cpus() -> list[int]:
+    """Name one logical processor of each physical core that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+    first: dict[str, int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        first.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
+    return list(first.values())
+
+
 def n_cores() -> int:
     """Count the physical cores this process may use: what Open MPI counts as slots."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
-    return len(cores)
+    return len(cpus())
 
 
 def command_line(
