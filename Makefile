@@ -19,7 +19,7 @@ MPI_TEST_RANKS ?= 3
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .NOTPARALLEL:
-.PHONY: help demo test test-mpi test-main lint types docs bench geometries format clean
+.PHONY: help demo test test-mpi test-main lint types docs bench bench-all plots geometries format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -54,8 +54,15 @@ types: $(VENV)/.installed-lint  ## mypy --strict
 docs: $(VENV)/.installed-docs  ## build the documentation, warnings are errors
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(VENV)/.installed-demo  ## wall time beside sequential QCManyBody and the naive pool
-	$(PY) benchmarks/farm.py
+bench: $(VENV)/.installed-bench  ## wall time beside sequential QCManyBody and the naive pool
+	$(PY) benchmarks/farm.py --no-default
+
+bench-all: $(VENV)/.installed-bench  ## every benchmark, one after the other: hours, best on a quiet machine
+	@status=0; for file in $$(grep -l -e --smoke benchmarks/*.py); do \
+	    echo "+ $$file"; $(PY) $$file || status=1; done; exit $$status
+
+plots: $(VENV)/.installed-bench  ## draw the kept results again, for the documentation
+	$(PY) benchmarks/plots.py benchmarks/results/kept-*.json --folder docs/plots
 
 geometries: $(VENV)/.installed-test  ## make every cluster in geometries/ again
 	$(PY) geometries/make_geometries.py
@@ -71,6 +78,7 @@ clean:  ## remove everything that make made
 # One stamp for each set of extras: a second call installs nothing until pyproject.toml changes.
 $(VENV)/.installed-demo: extras := $(MPI)
 $(VENV)/.installed-test: extras := test$(mpi_extra)
+$(VENV)/.installed-bench: extras := bench,tblite$(mpi_extra)
 $(VENV)/.installed-lint: extras := lint$(mpi_extra)
 $(VENV)/.installed-docs: extras := docs$(mpi_extra)
 

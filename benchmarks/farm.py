@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -324,12 +325,20 @@ def about() -> dict[str, Any]:
 
 
 def keep(name: str, output: Path | None, report: dict[str, Any]) -> None:
-    """Write what `about` told and what was measured, by default to ``results/DATE-NAME.json``."""
+    """Write what `about` told and what was measured, by default to ``results/DATE-NAME.json``.
+
+    And a plot of it beside, if matplotlib is there.
+    """
     date = report["date"][:19].replace(":", "").replace("T", "-")
     path = output or HERE / "results" / f"{date}-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"benchmark": name, **report}
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     note(f"written: {path}")
+    if importlib.util.find_spec("matplotlib"):
+        import plots
+
+        plots.draw(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".svg"))
 
 
 def note(text: str) -> None:

@@ -20,34 +20,29 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-import qcmb_mpi
+from farm import ROOT, about, keep
+
 from qcmb_mpi import schema
 from qcmb_mpi.execution.engine import Engine, QCEngineRecipe, SlotResources
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.forecast import forecast
-from qcmb_mpi.machine.processor import processor_name
 from qcmb_mpi.scheduling.cost import CostEstimate, CostModel
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.scaling import TaskSize
 from qcmb_mpi.sizing import sized_classes
 
-HERE = Path(__file__).resolve().parent
 GIVEN_BYTES = 4 * 2**30
-PACKAGES = ("qcengine", "qcelemental", "pyscf", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,7 @@ class Row:
 
 def document(geometry: str, method: str, basis: str, driver: str, largest: int) -> dict[str, Any]:
     """Return an input whose tasks are clusters of every size, with and without ghosts."""
-    molecule = json.loads((HERE.parent / "geometries" / f"{geometry}.json").read_text())
+    molecule = json.loads((ROOT / "geometries" / f"{geometry}.json").read_text())
     atomic = {"program": "pyscf", "driver": driver, "model": {"method": method, "basis": basis}}
     return {
         "molecule": {k: v for k, v in molecule.items() if k not in ("name", "comment")},
@@ -236,6 +231,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.smoke:
         options.methods, options.calibrate, options.largest = ["hf", "mp2"], 2, 3
+    report = about()
     print(
         f"{'method':<10} {'real':>4} {'ghosts':>6} {'seconds':>10} {'MB':>8} {'predicted':>10} "
         f"{'off by':>7} {'claimed':>8} {'MB':>8} {'ratio':>7}"
@@ -251,7 +247,7 @@ def main() -> int:
             end="",
         )
     print("\n")
-    _write(options, rows, figures, measured)
+    _write(options, rows, figures, measured, report)
     is_met = all(
         row["median_error"] < 0.2 and row["least_memory_ratio"] > 0.9 for row in figures.values()
     )
@@ -263,18 +259,10 @@ def _write(
     rows: list[Row],
     figures: dict[str, Any],
     measured: dict[str, list[Sample]],
+    report: dict[str, Any],
 ) -> None:
-    now = datetime.datetime.now(tz=datetime.timezone.utc)
-    path = options.output or HERE / "results" / f"prediction-{now:%Y%m%d-%H%M%S}.json"
-    path.parent.mkdir(exist_ok=True)
-    record = {
-        "when": now.isoformat(timespec="seconds"),
-        "machine": {"processor": processor_name(), "system": platform.platform()},
-        "versions": {
-            "qcmb_mpi": qcmb_mpi.__version__,
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
-        "options": {**vars(options), "output": str(path)},
+    found = {
+        "options": {**vars(options), "output": str(options.output)},
         "figures": figures,
         "rows": [asdict(row) for row in rows],
         "families": {
@@ -284,8 +272,7 @@ def _write(
             for method, many in measured.items()
         },
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written: {path}")
+    keep("prediction", options.output, {**report, **found})
 
 
 if __name__ == "__main__":
