@@ -54,10 +54,10 @@ types: $(VENV)/.installed-lint  ## mypy --strict
 docs: $(VENV)/.installed-docs  ## build the documentation, warnings are errors
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(VENV)/.installed-bench  ## wall time beside sequential QCManyBody and the naive pool
+bench: $(VENV)/.installed-demo  ## wall time beside sequential QCManyBody and the naive pool
 	$(PY) benchmarks/farm.py --no-default
 
-bench-all: $(VENV)/.installed-bench  ## every benchmark, one after the other: hours, best on a quiet machine
+bench-all: $(VENV)/.installed-bench  ## every benchmark, one after the other: hours
 	@status=0; for file in $$(grep -l -e --smoke benchmarks/*.py); do \
 	    echo "+ $$file"; $(PY) $$file || status=1; done; exit $$status
 
