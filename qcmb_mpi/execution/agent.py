@@ -245,7 +245,7 @@ class Agent:
 
     def _give(self, slot: Slot, n_sharing: int) -> None:
         """Give a slot its next batch, of which others are to get as much; nothing little yet."""
-        least_s = _LEAST_S if self._ahead_s(slot) > _LOW_S else 0.0
+        least_s = 0.0 if Need.of(self._ahead_s(slot)) else _LEAST_S
         batch = self._backlog.batch(n_sharing, max(_LEAST_S, self._missing_s(slot)), least_s)
         if batch is not None:
             slot.start(*batch, self._clock())
