@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -22,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from qcmb_mpi.errors import InputError
 
 MAX_DEPTH = 64
-MAX_YAML_NODES = 2_000_000
 YAML_SUFFIXES = (".yaml", ".yml")
-_EXPONENT_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
 _VOLATILE = frozenset({"provenance"})
 _VOLATILE_OUTPUT = frozenset({"provenance", "stdout", "stderr"})
 
@@ -96,7 +92,7 @@ def parse_document(text: str, source: str) -> dict[str, Any]:
     try:
         data = _parse_json(text, name) if is_json else _parse_yaml(text, name)
     except RecursionError:
-        raise _too_deep(name) from None
+        raise too_deep(name) from None
     if not isinstance(data, dict):
         message = f"the top level is a {_kind(data)}, not an object with named fields"
         raise InputError(name, message, accepted="a ManyBodyInput as JSON or YAML")
@@ -124,7 +120,7 @@ def plain(value: Any, path: str = "", depth: int = 0) -> Any:
         A number is not finite, a key is not text, or a value is of a kind that JSON has not.
     """
     if depth > MAX_DEPTH:
-        raise _too_deep(path.partition(".")[0])
+        raise too_deep(path.partition(".")[0])
     value = _unwrap(value)
     if value is None or isinstance(value, (str, bool, int)):
         return value
@@ -164,7 +160,8 @@ def _key(key: Any, path: str) -> str | int:
     raise InputError(path or "input", "a field name must be text", value=key)
 
 
-def _too_deep(path: str) -> InputError:
+def too_deep(path: str) -> InputError:
+    """Return the error for what is nested too deeply."""
     return InputError(path or "input", f"is nested more than {MAX_DEPTH} levels deep")
 
 
@@ -192,77 +189,10 @@ def _parse_json(text: str, name: str) -> Any:
         raise InputError(name, f"is not valid JSON: {error}") from None
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):  # type: ignore[misc]
-    """Safe YAML in which ``1e-8`` is a number, as YAML 1.2 has it and PyYAML has not."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_FLOAT, list("-+0123456789"))
-
-
 def _parse_yaml(text: str, name: str) -> Any:
-    try:
-        if _yaml_depth(text) > MAX_DEPTH:
-            raise _too_deep(name)
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise InputError(name, "is empty")
-        if _expanded_size(node, name, {}) > MAX_YAML_NODES:
-            raise InputError(name, f"its references expand to over {MAX_YAML_NODES} values")
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        problem = error.problem or error.context
-        raise InputError(name, f"is not valid YAML{where}: {problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(name, f"is not valid YAML: {error}") from None
+    from qcmb_mpi.inputs import yaml_text  # PyYAML is slow to import
 
-
-def _yaml_depth(text: str) -> int:
-    """Nesting of collections, from the event stream (which needs no recursion)."""
-    depth = deepest = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > MAX_DEPTH:
-                break
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return deepest
-
-
-def _expanded_size(node: yaml.Node, name: str, sizes: dict[int, int]) -> int:
-    """Count the values once aliases are written out; refuse cycles and keys written twice."""
-    known = sizes.get(id(node))
-    if known is not None:
-        if known < 0:
-            raise InputError(name, "an anchor contains a reference to itself")
-        return known
-    sizes[id(node)] = -1
-    size = 1
-    if isinstance(node, yaml.MappingNode):
-        _refuse_repeated_keys(node, name)
-        size += sum(_expanded_size(item, name, sizes) for pair in node.value for item in pair)
-    elif isinstance(node, yaml.SequenceNode):
-        size += sum(_expanded_size(item, name, sizes) for item in node.value)
-    sizes[id(node)] = size
-    return size
-
-
-def _refuse_repeated_keys(node: yaml.MappingNode, name: str) -> None:
-    found: set[tuple[str, str]] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise InputError(name, f"line {key.start_mark.line + 1}: a field name must be text")
-        if (key.tag, key.value) in found:
-            where = f"line {key.start_mark.line + 1}"
-            raise InputError(name, f"{where}: the key {key.value!r} appears twice in one object")
-        found.add((key.tag, key.value))
+    return yaml_text.parse(text, name)
 
 
 def to_json(data: Any) -> bytes:

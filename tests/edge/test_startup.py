@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from qcmb_mpi import runner
 from qcmb_mpi.execution.executors.mpi.bell import Bell
@@ -15,6 +19,7 @@ from qcmb_mpi.execution.executors.mpi.master import MasterTransport
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbours
 from qcmb_mpi.execution.wire import AgentInfo, Hello
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SLOW = ("importlib.metadata", "numpy.ma", "yaml")  # 5 to 20 ms each
 
 # Its end tells the package that this is its own command, which does not register with QCEngine.
@@ -50,6 +55,19 @@ def test_a_server_of_bare_slots_imports_nothing_that_only_some_need() -> None:
     imported = said(code)
     assert "numpy" in imported
     for name in ("qcelemental", "qcengine", "pydantic", "psutil", *SLOW):
+        assert name not in imported
+
+
+def test_an_input_of_json_is_read_without_yaml(tmp_path: Path) -> None:
+    document = yaml.safe_load((EXAMPLES / "helium-dimer.yaml").read_text())
+    (tmp_path / "in.json").write_text(json.dumps(document))
+    code = (
+        "import sys; from qcmb_mpi import schema; import qcmb_mpi.driver; "
+        f"schema.read_input({str(tmp_path / 'in.json')!r}); print(*sys.modules)"
+    )
+    imported = said(code)
+    assert "qcmb_mpi.execution.dispatch" in imported
+    for name in ("qcengine", "yaml", "numpy.ma"):
         assert name not in imported
 
 

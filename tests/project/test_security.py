@@ -19,7 +19,7 @@ import yaml
 from qcmb_mpi import run_files
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.forkserver import ForkServer, clean_environment
-from qcmb_mpi.inputs import documents
+from qcmb_mpi.inputs import yaml_text
 from qcmb_mpi.inputs.documents import read_document
 from qcmb_mpi.jobscript import SCHEDULERS, JobOptions, render_jobscript
 from qcmb_mpi.report.html import render_report
@@ -116,7 +116,7 @@ def test_the_laws_find_what_they_forbid(line: str) -> None:
 
 
 def test_yaml_is_read_by_a_safe_loader(tmp_path: Path) -> None:
-    assert issubclass(documents._Loader, (yaml.SafeLoader, getattr(yaml, "CSafeLoader", ())))
+    assert issubclass(yaml_text._Loader, (yaml.SafeLoader, getattr(yaml, "CSafeLoader", ())))
     mark = tmp_path / "mark"
     for text in (
         f"!!python/object/apply:os.system ['touch {mark}']",
