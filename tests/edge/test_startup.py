@@ -58,12 +58,13 @@ def test_a_server_of_bare_slots_imports_nothing_that_only_some_need() -> None:
         assert name not in imported
 
 
-def test_an_input_of_json_is_read_without_yaml(tmp_path: Path) -> None:
+def test_an_input_of_json_is_planned_without_what_is_slow_to_import(tmp_path: Path) -> None:
     document = yaml.safe_load((EXAMPLES / "helium-dimer.yaml").read_text())
     (tmp_path / "in.json").write_text(json.dumps(document))
     code = (
-        "import sys; from qcmb_mpi import schema; import qcmb_mpi.driver; "
-        f"schema.read_input({str(tmp_path / 'in.json')!r}); print(*sys.modules)"
+        "import sys; from qcmb_mpi import schema; import qcmb_mpi.driver as d; import numpy as np; "
+        f"space = d.TaskSpace(schema.read_input({str(tmp_path / 'in.json')!r}).expansion); "
+        "d.Prospect(space, d.ExecutorConfig(), done=np.empty(0, np.int64)); print(*sys.modules)"
     )
     imported = said(code)
     assert "qcmb_mpi.execution.dispatch" in imported
