@@ -45,6 +45,7 @@ _START = (
 )
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
+_PIPE_BYTES = 4 * 2**20  # the system may allow less
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -222,6 +223,8 @@ class ForkServer:
                 raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()
         mine.setblocking(False)
+        # A slot goes on to its next task while its agent is busy with other things.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
         slot = SlotProcess(Pipe(mine), log, left)
         self._unasked.append((slot, theirs, [theirs.fileno(), log.fileno(), left.fileno()]))
         self._ask()

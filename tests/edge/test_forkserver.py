@@ -248,6 +248,18 @@ def test_a_server_is_no_zombie_and_leaves_no_directory_behind() -> None:
     assert not Path(server.address).exists()
 
 
+def test_a_slot_goes_on_while_nobody_takes_its_outcomes(server: ForkServer) -> None:
+    slot = started(server)
+    slot.pipe.send(("space", 0, Recipe("found = 50_000 * 'x'"), SlotResources()))
+    assert hear(slot) == ("ready", 0, None)
+    slot.pipe.send(("work", 0, np.arange(6)))  # the last of them after 250 kB were told
+    wait_until(lambda: slot.n_started == 6)
+    n_heard = 0
+    while n_heard < 6:
+        assert select.select([slot.pipe], [], [], _PATIENCE_S)[0]
+        n_heard += sum(len(outcomes) for _, outcomes in slot.pipe.receive())
+
+
 def is_at_end(slot: SlotProcess) -> bool:
     """Tell whether a slot's pipe is at its end."""
     try:
