@@ -8,7 +8,8 @@
 A bare loop is one process that does nothing but calculate (``bare.py``), by ``tblite.interface`` or
 by ``qcengine.compute``; the ceiling is as many of them at once as there are cores. Beside them the
 task phase of a whole run on all cores, first start to last end: natively, and with QCEngine calling
-the same harness (``tblite_by_qcengine.py``). For 16 waters also sequential QCManyBody, end to end.
+the same harness (``tblite_by_qcengine.py``). Beside 16 waters, and once beside 32, sequential
+QCManyBody, end to end.
 In every other repeat the order is turned round. A table goes to standard output, all figures to
 ``benchmarks/results/``.
 
@@ -40,7 +41,7 @@ ACCURACY = 0.01
 LIMIT = 0.9
 WAYS = {"tblite": "native", "qcengine": "through QCEngine"}
 OPTIONS = {"tblite": (), "qcengine": ("--import", "tblite_by_qcengine")}
-SEQUENTIAL = 16  # waters: of more, QCManyBody takes too long
+SEQUENTIAL = {32: 1, 64: 0}  # how often, by waters: it takes a minute, and ten
 Figures = dict[str, float]
 
 
@@ -154,9 +155,11 @@ def measure(n_waters: int, max_nbody: int, options: argparse.Namespace) -> dict[
             jobs[f"{loop} loop"] = lambda loop=loop: loops(loop, tasks, 1)
             jobs[way] = lambda loop=loop: run(path, options.cores, ids, OPTIONS[loop])
             jobs[f"{loop} loops"] = lambda loop=loop: loops(loop, tasks, options.cores)
-        if n_waters <= SEQUENTIAL:
-            jobs["QCManyBody"] = lambda: sequential(path)
         for repeat in range(options.repeat):
+            if repeat < SEQUENTIAL.get(n_waters, options.repeat):
+                jobs["QCManyBody"] = lambda: sequential(path)
+            else:
+                jobs.pop("QCManyBody", None)
             for name in list(jobs)[:: -1 if repeat % 2 else 1]:
                 found = jobs[name]()
                 runs.setdefault(name, []).append(found)

@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 
 from qcmb_mpi.programs.names import RequestError
-from qcmb_mpi.programs.native import Atoms, CalculationFailed, Means, Numbers, Specification
+from qcmb_mpi.programs.native import (
+    Array,
+    Atoms,
+    CalculationFailed,
+    Means,
+    Numbers,
+    Specification,
+)
 from qcmb_mpi.programs.tblite_model import check_basis, parse_keywords, parse_method
 from qcmb_mpi.programs.threads import limited_threads
 
@@ -28,11 +35,47 @@ _DRIVERS = ("energy", "gradient")
 _MOST_COMPOSITIONS = 64
 
 
+class _Kept:
+    """A calculator of tblite, asked through its C interface for what every task needs.
+
+    tblite's methods wrap a function and make an error handle for each call: positions and an energy
+    take them 50 us when a calculation has just filled the caches, here 8.
+    """
+
+    def __init__(self, calculator: Any) -> None:
+        from tblite import library
+
+        self.calculator = calculator
+        self.n_orbitals = 0
+        self._ffi, self._lib = library.ffi, library.lib
+        self._error = library.new_error()
+        self._energy = library.ffi.new("double *")
+
+    def move(self, positions_bohr: Array) -> None:
+        """Give it other positions of the same atoms."""
+        positions_bohr = np.ascontiguousarray(positions_bohr, dtype=np.float64)
+        if positions_bohr.size == 3 * len(self.calculator):
+            new = self._ffi.from_buffer("double[]", positions_bohr)
+            self._lib.tblite_update_structure_geometry(
+                self._error, self.calculator._mol, new, self._ffi.NULL
+            )
+            if not self._lib.tblite_check_error(self._error):
+                return
+        self.calculator.update(positions_bohr)  # which raises
+
+    def energy(self, result: Any) -> float:
+        """Return the energy of a result."""
+        self._lib.tblite_get_result_energy(self._error, result._res, self._energy)
+        if self._lib.tblite_check_error(self._error):
+            return float(result.get("energy"))  # which raises
+        return float(self._energy[0])
+
+
 @dataclass(slots=True)
 class _OfThread:
-    """What one thread keeps: objects and orbitals by composition, and what was written."""
+    """What one thread keeps: objects by composition, and what was written."""
 
-    known: dict[Any, tuple[Any, int]] = field(default_factory=dict)
+    known: dict[Any, _Kept] = field(default_factory=dict)
     output: list[str] = field(default_factory=list)
 
 
@@ -72,21 +115,20 @@ class XtbCalculation:
         key = (*kind, atoms.charge, atoms.multiplicity)
         try:
             with limited_threads(self._n_threads):
-                calculator, n_orbitals = own.known.pop(key, (None, 0))
-                if calculator is None:
-                    calculator = self._new(tblite.interface.Calculator, atoms, own.output)
+                kept = own.known.pop(key, None)
+                if kept is None:
+                    kept = _Kept(self._new(tblite.interface.Calculator, atoms, own.output))
                 else:
-                    calculator.update(atoms.positions_bohr)
-                result = calculator.singlepoint()
-                n_orbitals = n_orbitals or int(result.get("norbitals"))
-                numbers = self._numbers(result, len(atoms.numbers), n_orbitals)
+                    kept.move(atoms.positions_bohr)
+                result = kept.calculator.singlepoint()
+                numbers = self._numbers(result, len(atoms.numbers), kept)
         except RequestError as error:
             raise CalculationFailed("input_error", str(error)) from error
         except TBLiteRuntimeError as error:
             raise translated(error, "\n".join(own.output)) from error
         if len(own.known) >= _MOST_COMPOSITIONS:
             own.known.clear()
-        own.known[key] = calculator, n_orbitals
+        own.known[key] = kept
         numbers.stdout = "\n".join(own.output)
         return numbers
 
@@ -111,12 +153,13 @@ class XtbCalculation:
             calculator.set(name, value)
         return calculator
 
-    def _numbers(self, result: Any, n_atoms: int, n_orbitals: int) -> Numbers:
-        energy = float(result.get("energy"))
+    def _numbers(self, result: Any, n_atoms: int, kept: _Kept) -> Numbers:
+        energy = kept.energy(result)
+        kept.n_orbitals = kept.n_orbitals or int(result.get("norbitals"))
         properties: dict[str, Any] = {
             "calcinfo_natom": n_atoms,
-            "calcinfo_nbasis": n_orbitals,
-            "calcinfo_nmo": n_orbitals,
+            "calcinfo_nbasis": kept.n_orbitals,
+            "calcinfo_nmo": kept.n_orbitals,
             "scf_total_energy": energy,
         }
         if self._driver == "energy":

@@ -16,6 +16,8 @@ import pytest
 import qcengine
 from qcelemental.models.v2 import AtomicInput, AtomicResult, Molecule
 from qcengine.programs.base import programs
+from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError
+from tblite.interface import Calculator, Result
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from qcmb_mpi import schema
@@ -24,7 +26,7 @@ from qcmb_mpi.execution.engine import AtomicRunner, QCEngine, QCEngineRecipe, Sl
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Slicer
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.programs import native_harness
+from qcmb_mpi.programs import native_harness, tblite_run
 from qcmb_mpi.programs.native import Atoms, CalculationFailed, Means
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
@@ -419,6 +421,27 @@ def test_an_object_with_other_positions_gives_the_bits_of_a_new_one(
         atoms = waters(n, rng, charge, multiplicity)
         expected = bits(XtbCalculation(Asked(method, max_iterations=1000), Means()), atoms)
         assert bits(kept, atoms) == expected
+
+
+def test_energies_are_tblites_own_and_positions_are_of_all_atoms() -> None:
+    rng = np.random.default_rng(5)
+    kept = XtbCalculation(Asked("gfn2"), Means())
+    for _ in range(3):
+        atoms = waters(2, rng, 0.0, 1)
+        calculator = Calculator("GFN2-xTB", atoms.numbers, atoms.positions_bohr, color=False)
+        calculator.set("verbosity", 0)
+        # Neither in this order in memory, nor of this kind.
+        turned = atoms._replace(positions_bohr=np.asfortranarray(atoms.positions_bohr))
+        expected = float(calculator.singlepoint().get("energy"))
+        assert kept.run(atoms).energy == kept.run(turned).energy == expected
+    with pytest.raises(TBLiteValueError):
+        kept.run(atoms._replace(positions_bohr=np.zeros((5, 3))))
+
+
+def test_an_energy_that_is_not_there_is_an_error() -> None:
+    calculator = Calculator("GFN2-xTB", np.array([2]), np.zeros((1, 3)))
+    with pytest.raises(TBLiteRuntimeError, match="energy"):
+        tblite_run._Kept(calculator).energy(Result())
 
 
 def test_an_object_is_for_one_charge_and_spin_and_no_ghosts() -> None:
