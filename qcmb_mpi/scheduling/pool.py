@@ -37,8 +37,8 @@ class SchedulerOptions:
         Predicted seconds of unstarted work a slot should have at hand, to hide messages; more in a
         large machine, whose agents report in longer intervals.
     lookahead_tasks : int
-        Unstarted tasks a slot should have at hand however long they are; 0 together with
-        ``lookahead_s=0`` is plain list scheduling.
+        Unstarted tasks a slot should have at hand, of long ones only as many as slots will end
+        soon; 0 together with ``lookahead_s=0`` is plain list scheduling.
     min_grain_s : float
         Work that is worth a message: what a slot may have at hand even at the very end.
     guided_factor : float

@@ -25,6 +25,8 @@ from qcmb_mpi.scheduling.pool import Pool
 _N_CANDIDATES = 64
 _SMALL_SHARE = 0.25
 _ALIKE = 1.05
+_SOON_S = 1.2
+_N_LOOKAHEADS = 4.0
 
 
 class Supply:
@@ -186,7 +188,7 @@ class Supply:
         is_ahead = share_n >= 1 and (
             cost_s <= _SMALL_SHARE * share_s or cost_s * book.n_ready <= _ALIKE * book.ready_s
         )
-        n = options.lookahead_tasks * agent.n_slots - agent.n_unstarted if is_ahead else 0
+        n = self._n_at_hand(agent, cost_s) - agent.n_unstarted if is_ahead else 0
         aim_s = agent.n_slots * min(self._pool.lookahead_s, max(share_s, options.min_grain_s))
         have_s = agent.unstarted_s(self._pool.books)
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
@@ -197,6 +199,15 @@ class Supply:
         trusted = options.lookahead_tasks + n_known
         most = min(trusted, options.max_tasks_per_slot) * agent.n_slots - agent.n_unstarted
         return max(0, min(n, most))
+
+    def _n_at_hand(self, agent: Agent, cost_s: float) -> int:
+        """Return how many tasks of a class an agent should have at hand, however few seconds.
+
+        Of long ones few end before others come, and what came back is not to wait behind them.
+        """
+        n_all = self._pool.options.lookahead_tasks * agent.n_slots
+        soon_s = max(_SOON_S, _N_LOOKAHEADS * self._pool.lookahead_s)
+        return math.ceil(n_all * min(1.0, soon_s / cost_s))
 
     def _shares(self, n_idle: int) -> tuple[float, float]:
         """Return a slot's guided share of the ready work, as a number and in seconds.

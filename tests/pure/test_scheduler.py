@@ -89,6 +89,20 @@ def test_an_agent_that_joins_late_gets_its_part() -> None:
     assert assigned(pool.join(1, 4)) == {1: [1]}
 
 
+@pytest.mark.parametrize(("cost_s", "n_at_hand"), [(1.0, 16), (60.0, 1)])
+def test_of_long_tasks_few_are_at_hand_so_that_what_comes_back_starts_soon(
+    cost_s: float, n_at_hand: int
+) -> None:
+    pool = Checked()
+    pool.join(0, 16)
+    pool.join(1, 16)
+    pool.add(one_class(400, cost_s))
+    assert [len(pool.held[agent][0]) for agent in (0, 1)] == [16 + n_at_hand] * 2
+    pool.fail(0, 0)
+    first = pool.held[1][0][: n_at_hand + 1]
+    assert 0 in assigned(pool.done(1, *first, seconds=cost_s))[1]
+
+
 def test_idle_slots_get_back_what_others_have_not_started() -> None:
     pool = Checked(LONG)
     pool.join(0, 1)
