@@ -129,9 +129,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``n_tasks``, ``n_ranks``, ``n_slots``, ``makespan_s``, ``lower_bound_s``, ``efficiency``,
-        ``n_messages``, ``n_events``, ``master_load``, ``master_s``, ``step_us_per_task``,
-        ``mean_wait_s``, ``longest_wait_s``.
+        ``n_tasks``, ``n_ranks``, ``n_slots``, ``makespan_s``, ``lower_bound_s``,
+        ``plain_bound_s``, ``efficiency``, ``n_messages``, ``n_events``, ``master_load``,
+        ``master_s``, ``step_us_per_task``, ``mean_wait_s``, ``longest_wait_s``.
 
     Raises
     ------
@@ -158,6 +158,7 @@ def figures(outcome: SimulationResult, n_ranks: int, n_slots: int) -> dict[str, 
         "n_slots": n_slots,
         "makespan_s": outcome.makespan_s,
         "lower_bound_s": outcome.lower_bound_s,
+        "plain_bound_s": outcome.plain_bound_s,
         "efficiency": outcome.efficiency,
         "n_messages": outcome.n_messages,
         "n_events": outcome.n_events,

@@ -152,6 +152,8 @@ class _World:
         self._has_apart = False  # whether any task so far wanted no company
         self._last_result_s = 0.0
         self._busy_s = 0.0
+        self._failed_s: dict[int, float] = {}  # all failed attempts of a task
+        self._recovered: set[int] = set()
         self._n = dict.fromkeys(("computed", "messages", "retracts"), 0)
         self._n |= dict.fromkeys(("set_aside", "lone", "wide", "crowded"), 0)
         self._log: list[tuple[float, m.Event]] = []
@@ -176,18 +178,29 @@ class _World:
                 break
         return self._result()
 
+    def _bounds_s(self) -> tuple[float, float]:
+        """Return max(longest task, total / slots), without the attempts that failed and with."""
+        n_slots = [agent.n_slots for agent in self._agents]
+        slot_s, longest_s = float(self._times.sum()), float(self._times.max(initial=0.0))
+        if self.is_wide is not None:
+            slot_s += float(self._times[self.is_wide].sum()) * (min(n_slots) - 1)
+        plain_s = max(longest_s, slot_s / sum(n_slots))
+        for task, failed_s in self._failed_s.items():
+            once_s = float(self._times[task])
+            needed_s = failed_s + (once_s if task in self._recovered else 0.0)
+            longest_s = max(longest_s, needed_s)
+            slot_s += needed_s - once_s
+        return plain_s, max(longest_s, slot_s / sum(n_slots))
+
     def _result(self) -> SimulationResult:
         counts = self._master.scheduler.counts(_SPACE)
-        slots = [agent.n_slots for agent in self._agents]
-        slot_s = float(self._times.sum())
-        if self.is_wide is not None:
-            slot_s += float(self._times[self.is_wide].sum()) * (min(slots) - 1)
-        longest_s = float(self._times.max(initial=0.0))
+        plain_s, bound_s = self._bounds_s()
         master = self._master
         return SimulationResult(
             makespan_s=self._last_result_s,
             busy_s=self._busy_s,
-            lower_bound_s=max(longest_s, slot_s / sum(slots)),
+            lower_bound_s=bound_s,
+            plain_bound_s=plain_s,
             n_done=counts.done,
             n_quarantined=counts.quarantined,
             n_computed=self._n["computed"],
@@ -324,7 +337,9 @@ class _World:
         if done:
             peaks = m.as_ids(()) if self.peaks is None else self.peaks[ids]
             self._step(now, number, m.TasksDone(number, _SPACE, ids, self._times[ids], peaks))
+            self._recovered.update(self._failed_s.keys() & done)
         for task, error in failed:
+            self._failed_s[task] = self._failed_s.get(task, 0.0) + float(self._times[task])
             self._step(now, number, m.TaskFailed(number, _SPACE, task, error))
 
     def _give_back(self, now: float, number: int, _: None) -> None:

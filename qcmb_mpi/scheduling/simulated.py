@@ -100,7 +100,8 @@ class SimulationResult:
     busy_s : float
         Sum over all attempts; one of a wide task counts for every slot of its agent.
     lower_bound_s : float
-        max(longest task, total / slots): no scheduler can be faster.
+        max(longest task, total / slots), all attempts of a task that were told of together: one
+        that fails at its end has to begin again, so no scheduler can be faster.
     n_done, n_quarantined, n_computed : int
         Tasks with a result, tasks given up, and attempts that ended in the agents.
     n_events, n_messages, n_retracts : int
@@ -109,6 +110,8 @@ class SimulationResult:
         Master's time, and that for steps alone.
     wait_s, longest_wait_s : float
         What events waited for the master: on average, and at most.
+    plain_bound_s : float
+        The same without the attempts that failed.
     n_set_aside, n_lone, n_wide, n_crowded : int
         Agents set aside; tasks assigned alone; assigned wide; starts of anything beside a lone or
         wide task (none).
@@ -129,6 +132,7 @@ class SimulationResult:
     steps_s: float = 0.0
     wait_s: float = 0.0
     longest_wait_s: float = 0.0
+    plain_bound_s: float = 0.0
     n_set_aside: int = 0
     n_lone: int = 0
     n_wide: int = 0

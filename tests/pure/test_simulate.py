@@ -170,6 +170,15 @@ def test_a_long_task_does_not_wait_behind_a_longer_one_while_short_ones_start(
     assert result.efficiency > 0.99
 
 
+def test_what_has_to_be_done_again_is_part_of_the_bound() -> None:
+    faults = Faults(bad_agents=frozenset({0}))
+    result = run(2, 10.0, Machine(2), faults=faults, options=NO_LOOKAHEAD)
+    assert (result.plain_bound_s, result.lower_bound_s) == (10, 20)
+    assert result.makespan_s == pytest.approx(20)
+    hopeless = run(1, 10.0, Machine(1), faults=Faults(1.0), options=NO_LOOKAHEAD)
+    assert (hopeless.n_quarantined, hopeless.plain_bound_s, hopeless.lower_bound_s) == (1, 10, 30)
+
+
 # ---- the master's time -----------------------------------------------------------------------
 
 
@@ -202,6 +211,16 @@ def test_a_master_that_cannot_keep_up_gets_fewer_and_larger_messages() -> None:
     result = run(60_000, 0.2, machine, jitter=0.3)
     assert result.master_load > 0.8
     assert result.n_events < 60_000 / 3
+
+
+def test_a_machine_too_large_for_its_master_gets_as_much_done_as_one_that_is_not() -> None:
+    rates = []
+    for n_agents in (20, 80, 160):
+        n_tasks = n_agents * 16 * 20
+        master = Machine(n_agents, 16, message_s=1e-4, report_s=0.05, step_s=5e-3, result_s=1e-4)
+        rates.append(n_tasks / run(n_tasks, 1.0, master, jitter=0.2).makespan_s)
+    assert rates[1] > 2 * rates[0]  # more results in each message
+    assert rates[2] > 0.85 * rates[1]
 
 
 def test_agents_of_a_large_machine_are_not_idle_for_reporting_late() -> None:
