@@ -54,14 +54,16 @@ def test_a_curve_closes_in_on_the_largest_machine(
 
     monkeypatch.setattr(benchmark, "simulated", simulated)
     rows = benchmark.curve(64, (1024, 4096, 8192, 16384), benchmark.SMOKE, ())
-    assert [row["n_slots"] for row in rows] == [1024, 4096, 5120, 6144, 8192]
+    assert [row["n_slots"] for row in rows] == [1024, 4096, 5120, 6144, 8192, 16384]
     assert benchmark.largest(rows) == 4096
 
 
 def test_every_limit_counts(benchmark: ModuleType) -> None:
     study = [{"efficiency": 0.96}, {"master_load": 0.01}]
-    curves = [[{"n_slots": 9, "step_us_per_task": 5.0}, {"n_slots": 1, "step_us_per_task": 50.0}]]
-    assert benchmark.is_met(study, curves)
-    assert not benchmark.is_met([{"efficiency": 0.94}, study[1]], curves)
-    assert not benchmark.is_met([study[0], {"master_load": 0.03}], curves)
-    assert not benchmark.is_met(study, [[{"n_slots": 9, "step_us_per_task": 11.0}]])
+    small = {"n_slots": 1, "step_us_per_task": 50.0, "tasks_per_s": 100.0}
+    large = {"n_slots": 9, "step_us_per_task": 5.0, "tasks_per_s": 95.0}
+    assert benchmark.is_met(study, [[small, large]])
+    assert not benchmark.is_met([{"efficiency": 0.94}, study[1]], [[small, large]])
+    assert not benchmark.is_met([study[0], {"master_load": 0.03}], [[small, large]])
+    for worse in ({"step_us_per_task": 11.0}, {"tasks_per_s": 80.0}):
+        assert not benchmark.is_met(study, [[small, {**large, **worse}]])
