@@ -282,14 +282,18 @@ def of_native(report: Report) -> list[Panel]:
 
 
 def of_scale(report: Report) -> list[Panel]:
-    """Draw by how many times each figure is better than its limit."""
-    values = {
+    """Draw seconds, and by how many times each figure is better than its limit, if it has one."""
+    rows = [row for row in report["rows"] if row["value"] > 0 and not row["is_number"]]
+    seconds = {row["name"]: row["value"] for row in rows if row["unit"] == "s"}
+    better = {
         row["name"]: row["value"] / row["limit"] if row["is_least"] else row["limit"] / row["value"]
-        for row in report["rows"]
-        if row["limit"] and row["value"] and not row["is_number"]
+        for row in rows
+        if row["limit"]
     }
-    return [Bars("very many tasks", "times better than its limit", values, {"limit": 1.0}, ".1f",
-                 is_log=True)] if values else []  # fmt: skip
+    limit = {"limit": 1.0}
+    panels = [Bars("very many tasks", "seconds", seconds, {}, ".3g", is_log=True)]
+    judged = Bars("", "times better than its limit", better, limit, ".1f", is_log=True)
+    return [*panels, *([judged] if better else [])]
 
 
 def of_prediction(report: Report) -> list[Panel]:
