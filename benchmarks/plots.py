@@ -366,7 +366,8 @@ def draw(report: Report, path: Path) -> None:
                 axes.set_title(panel.title, pad=12)
                 panel.draw(axes)
                 if panel in bars:  # what is told in the same words has the same scale
-                    axes.set_xlim(0, max(each.end for each in bars if each.axis == panel.axis))
+                    alike = [each for each in bars if each.axis == panel.axis != ""]
+                    axes.set_xlim(0, max(each.end for each in alike or [panel]))
         FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
 
 
