@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def fragment(path: Path) -> dict[str, Any]:
         _fragment(folder, "init", "strategy.yaml")
         aside_s = time.perf_counter() - began
         _fragment(folder, "-r", "calc", "run", "cluster--all")
-        with sqlite3.connect(Path(folder) / "fragment.db") as database:
+        with closing(sqlite3.connect(Path(folder) / "fragment.db")) as database:
             [(text,)] = database.execute(
                 "SELECT r.properties FROM record r JOIN calculation_record c ON c.record_id = r.id"
             ).fetchall()

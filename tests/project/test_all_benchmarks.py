@@ -6,13 +6,16 @@ import importlib
 import json
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.project.test_frame import ROOT, python
 
@@ -170,7 +173,7 @@ def test_farm_writes_both_clusters_in_both_bases(
 ) -> None:
     farm = load("farm")
     models = [
-        farm.yaml.safe_load(path.read_text())["specification"]["specification"]["model"]
+        yaml.safe_load(path.read_text())["specification"]["specification"]["model"]
         for path in farm.write_inputs(tmp_path)
     ]
     assert [model["basis"] for model in models] == [*farm.BASES] * 2
@@ -195,3 +198,50 @@ def test_other_packages_are_run_by_the_python_of_their_environment(
     assert command[0] == str(tmp_path / "bin" / "python")
     assert command[2:] == ["fork", "six.yaml", "-n", "3"]
     assert environ["QCENGINE_NCORES"] == "1"
+
+
+def test_fragment_is_given_bohr_and_its_energy_is_read_with_all_digits(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rivals = load("rivals")
+    seen: dict[str, Any] = {}
+
+    def command(folder: str, *words: str) -> None:
+        if words[0] == "init":
+            seen["xyz"] = (Path(folder) / "cluster.xyz").read_text().splitlines()
+            seen["strategy"] = yaml.safe_load((Path(folder) / words[1]).read_text())
+            return
+        with closing(sqlite3.connect(Path(folder) / "fragment.db")) as database, database:
+            database.execute("CREATE TABLE record (id, properties)")
+            database.execute("CREATE TABLE calculation_record (record_id)")
+            database.execute("INSERT INTO record VALUES (1, '{}'), (2, '{\"total_energy\": -1.5}')")
+            database.execute("INSERT INTO calculation_record VALUES (2)")
+
+    monkeypatch.setattr(rivals, "_fragment", command)
+    found = rivals.fragment(ROOT / "examples" / "water-hexamer.yaml")
+    assert found["value"] == -1.5
+    assert 0 <= found["aside_s"] < 60
+    assert (seen["xyz"][0], len(seen["xyz"])) == ("18", 20)
+    assert seen["xyz"][2] == "O -2.2929432039 -0.0795727669 2.3061802583"
+    [driver] = seen["strategy"]["drivers"]
+    assert driver["options"]["procedure"] == {"method": "HF", "basis": "6-31g"}
+    assert seen["strategy"]["calculations"][0]["steps"] == ["water", "mbe(3)", "program"]
+
+
+def test_the_fork_is_told_its_program_where_it_looks_for_it(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(given: dict[str, Any], *, parallel: bool, n_workers: int) -> Any:
+        specification = given["specification"]["specification"]["(auto)"]
+        assert specification["model"]["program"] == specification["program"] == "pyscf"
+        assert (parallel, n_workers) == (True, 3)
+        return SimpleNamespace(return_result=-1.5)
+
+    computer = SimpleNamespace(from_manybodyinput=run)
+    models, parallel = "qcmanybody.models", "qcmanybody.parallel"
+    monkeypatch.setitem(sys.modules, models, SimpleNamespace(ManyBodyInput=dict))
+    fork = SimpleNamespace(ParallelManyBodyComputer=computer)
+    monkeypatch.setitem(sys.modules, parallel, fork)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = ROOT / "examples" / "water-hexamer.yaml"
+    assert load("rivals").fork(path, 3) == {"value": -1.5}
