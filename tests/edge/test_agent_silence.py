@@ -79,9 +79,9 @@ def both_ready(agent: Agent) -> list[Slot]:
 
 @dataclass(frozen=True)
 class Bulky:
-    """A recipe and results that are larger than a pipe."""
+    """A recipe and results that are several times as large as a pipe."""
 
-    ballast: bytes = field(default=bytes(2**22), repr=False)
+    ballast: bytes = field(default=bytes(2**24), repr=False)
 
     def build(self, resources: SlotResources) -> Bulky:
         return self
@@ -132,7 +132,7 @@ def test_what_is_larger_than_a_pipe_arrives(agent: Agent) -> None:
     open_space(agent, Bulky())
     work(agent, range(8))
     done = hear_outcomes(agent, 8)
-    assert [done[task].record == bytes(2**22) for task in range(8)] == [True] * 8
+    assert [done[task].record == bytes(2**24) for task in range(8)] == [True] * 8
 
 
 def test_a_slot_that_stops_listening_blocks_nobody(agent: Agent, clock: Clock) -> None:
