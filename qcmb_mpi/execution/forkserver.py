@@ -45,7 +45,7 @@ _START = (
 )
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
-_PIPE_BYTES = 4 * 2**20  # the system may allow less
+_PIPE_BYTES = 2**20  # the system may allow less
 
 # What every slot needs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
