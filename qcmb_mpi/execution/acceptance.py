@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.execution.outcome import Failure
+from qcmb_mpi.programs.advice import hint, in_a_line
 from qcmb_mpi.programs.failures import class_of, diagnose
+from qcmb_mpi.programs.remedies import is_harness_known
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 if TYPE_CHECKING:
@@ -55,7 +57,10 @@ def judge(program: str, result: Any, inp: AtomicInput, *, wants_record: bool) ->
         return {"failure": failure(program, error.error_type, error.error_message, output)}
     driver, n_atoms = inp.specification.driver.value, len(inp.molecule.symbols)
     found = result.properties
-    values = _values(found.return_energy, found.return_gradient, found.return_hessian, n_atoms)
+    said = {"gradient": found.return_gradient, "hessian": found.return_hessian}
+    if said.get(driver, 0) is None:  # some harnesses say it once, as the result itself
+        said[driver] = result.return_result
+    values = _values(found.return_energy, said["gradient"], said["hessian"], n_atoms)
     fault = _stranger(result, inp, driver) or _fault(values, driver, n_atoms)
     if fault:
         return _garbage(fault, result.stdout or "")
@@ -118,6 +123,11 @@ def failure(program: str, error_type: str, message: str, output: str = "") -> Fa
         exception = re.search(r"^\S.*", message[max(frames_end, 0) + 1 :], re.M | re.S)
         message = " ".join(exception[0].split()) if exception else message
     error_type = diagnose(program, error_type, message, output)
+    if is_harness_known(program.lower()):
+        told = in_a_line(program.lower(), message, output)
+        output = output if told == message else output or message
+        todo = hint(program.lower(), error_type, told)
+        message = f"{told}; {todo}" if todo else told
     return Failure(class_of(error_type), error_type, message, output[-_TAIL_CHARACTERS:])
 
 

@@ -87,7 +87,9 @@ class NativeRunner:
         is_plain = specification is self._specification
         if is_plain and self._known is not None:
             return self._known
-        made = self._harness.calculation(specification, means_of(self._caller.config))
+        made = self._harness.calculation(
+            specification, means_of(self._caller.config(self._program))
+        )
         if is_plain:
             self._known = made
         return made

@@ -1,7 +1,8 @@
 """QC programs: harnesses for QCEngine, and what is known of every program.
 
 :func:`register` gives QCEngine the programs ``pyscf`` and ``tblite`` and the procedure
-``qcmb_mpi``. A name that QCEngine (or the user) already holds is left alone: theirs is used.
+``qcmb_mpi``. A name that QCEngine (or the user) already holds is left alone: theirs is used. Only
+QCEngine's own ``psi4`` gives way, to one derived of it that speaks to old versions as well.
 
 Rules of this file
 ------------------
@@ -25,17 +26,22 @@ def register() -> dict[str, bool]:
         Program or procedure name -> whether QCEngine now runs ours under that name.
     """
     from qcengine.procedures.base import procedures, register_procedure
-    from qcengine.programs.base import programs, register_program
+    from qcengine.programs.base import programs, register_program, unregister_program
+    from qcengine.programs.psi4 import Psi4Harness as StockPsi4Harness
 
     from qcmb_mpi.programs.procedure import ManyBodyProcedure
+    from qcmb_mpi.programs.psi4 import Psi4Harness
     from qcmb_mpi.programs.pyscf import PySCFHarness
     from qcmb_mpi.programs.tblite import TBLiteHarness
 
     is_ours = {}
-    for harness in (PySCFHarness(), TBLiteHarness()):
-        if harness.name not in programs:
+    for harness in (PySCFHarness(), TBLiteHarness(), Psi4Harness()):
+        name = harness.name.lower()
+        if type(programs.get(name)) is StockPsi4Harness:
+            unregister_program(name)
+        if name not in programs:
             register_program(harness)
-        is_ours[harness.name] = isinstance(programs[harness.name], type(harness))
+        is_ours[name] = isinstance(programs[name], type(harness))
     procedure = ManyBodyProcedure()
     if procedure.name not in procedures:
         register_procedure(procedure)

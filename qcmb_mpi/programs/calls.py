@@ -22,6 +22,8 @@ from qcengine.procedures.base import get_procedure, procedures
 from qcengine.programs.base import get_program
 from qcengine.util import compute_wrapper, environ_context, handle_output_metadata
 
+from qcmb_mpi.programs.thread_config import calculation_config
+
 _OF_THE_INPUT = "_qcengine_local_config"
 
 
@@ -46,20 +48,23 @@ class Caller:
 
     def __init__(self, task_config: Mapping[str, Any]) -> None:
         self._given = dict(task_config)
-        self._config: TaskConfig | None = None
+        self._configs: dict[str, TaskConfig] = {}
 
-    @property
-    def config(self) -> TaskConfig:
-        """QCEngine's configuration, a copy that a harness may change.
+    def config(self, program: str) -> TaskConfig:
+        """Return QCEngine's configuration for a program, a copy that a harness may change.
 
         Raises
         ------
         ValueError
             As ``qcengine.config.get_config`` does if node and request contradict each other.
         """
-        if self._config is None:
-            self._config = get_config(task_config=dict(self._given))
-        return self._config.model_copy()
+        found = self._configs.get(program)
+        if found is None:
+            found = self._configs[program] = get_config(task_config=self._given_to(program))
+        return found.model_copy()
+
+    def _given_to(self, program: str) -> dict[str, Any]:
+        return self._given | calculation_config(program, int(self._given.get("ncores", 1)))
 
     def compute(self, inp: AtomicInput, program: str, *, is_bare: bool = False) -> Any:
         """Run one calculation.
@@ -78,13 +83,15 @@ class Caller:
         AtomicResult or FailedOperation
         """
         if inp.specification.extras.get(_OF_THE_INPUT):
-            return qcengine.compute(inp, program, task_config=self._given, return_version=2)
+            return qcengine.compute(
+                inp, program, task_config=self._given_to(program), return_version=2
+            )
         output: Any = inp.model_copy()
         with compute_wrapper(capture_output=False, raise_error=False) as metadata:
             harness = _harness(program)
             asked = harness.build_input_model(inp)
             asked.specification.extras.pop(_OF_THE_INPUT, None)
-            config = self.config
+            config = self.config(program)
             with environ_context(config=config):
                 output = asked  # what a failure is told with
                 output = harness.compute(asked, config)

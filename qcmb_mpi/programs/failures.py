@@ -76,6 +76,9 @@ _SAYS_SO = re.compile(
     re.I | re.S,
 )
 _MESSAGE_LENGTH = 500
+_INPUT_FAULTS = {
+    "nwchem": ("bas_tag_lib: failed opening basis file",),  # [o] no such basis set
+}
 
 
 def diagnose(program: str, error_type: str, message: str, output: str = "") -> str:
@@ -97,10 +100,10 @@ def diagnose(program: str, error_type: str, message: str, output: str = "") -> s
     str
         `error_type`, or one of this module's names where the texts tell more.
     """
-    known = error_class_of(error_type)
+    known = error_class_of(error_type.replace(" ", "_"))  # dftd4 and s-dftd3 say "input error"
     text = f"{message}\n{output}"
     if known in (ErrorClass.INPUT, ErrorClass.CONVERGENCE):
-        return error_type
+        return error_type.replace(" ", "_")
     if _FULL.search(text):
         return SCRATCH_FULL
     if known is ErrorClass.RESOURCE:
@@ -124,6 +127,8 @@ def _which_resource(text: str, error_type: str) -> str:
 
 
 def _from_tables(program: str, message: str, text: str) -> str:
+    if any(phrase in text for phrase in _INPUT_FAULTS.get(program, ())):
+        return "input_error"
     if any(phrase in text for phrase in _NOT_CONVERGED.get(program, ())):
         return CONVERGENCE
     if any(phrase in text for phrase in _OUT_OF_MEMORY.get(program, ())) or _MEMORY.search(text):

@@ -10,14 +10,16 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qcmb_mpi.errors import InputError, TopologyError
 from qcmb_mpi.programs import register
+from qcmb_mpi.programs.advice import install_hint
 from qcmb_mpi.programs.basis_size import n_basis_functions
 from qcmb_mpi.programs.names import RequestError, did_you_mean
+from qcmb_mpi.programs.preflight import check_specification
 from qcmb_mpi.scheduling.cost import family_of
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ _TABLE: dict[str, Profile] = {
         _qc("jaguar", 200),
         _qc("adcc", 250, drivers=_ENERGY),
         _no_ghosts("gamess", 150, None, _REFUSED),
-        _no_ghosts("qchem", 150, None, _REFUSED),
+        _no_ghosts("qchem", 150, None, _SILENT),
         _no_ghosts("turbomole", 150, None, _SILENT, is_threaded=False),
         _no_ghosts("terachem_fe", 500, None, _SILENT, drivers=_GRADIENT),
         _no_ghosts("terachem_pbs", 500, None, _SILENT, drivers=_GRADIENT, is_threaded=False),
@@ -108,7 +110,7 @@ _TABLE: dict[str, Profile] = {
         _no_ghosts("tblite", 120, _SEMI, _MEANINGLESS, drivers=_GRADIENT),
         _no_ghosts("dftd3", 20, _DISP, _MEANINGLESS, is_threaded=False, drivers=_GRADIENT),
         _no_ghosts("s-dftd3", 100, _DISP, _SILENT),
-        _no_ghosts("dftd4", 100, _DISP, _SILENT),
+        _no_ghosts("dftd4", 100, _DISP, _SILENT, drivers=_GRADIENT),
         _no_ghosts("mp2d", 20, _DISP, _MEANINGLESS, is_threaded=False, drivers=_GRADIENT),
         _no_ghosts("gcp", 20, _DISP, _MEANINGLESS, is_threaded=False, drivers=_GRADIENT),
         _no_ghosts("mctc-gcp", 20, _DISP, _MEANINGLESS, is_threaded=False, drivers=_GRADIENT),
@@ -158,8 +160,8 @@ def check_request(
     if _is_known(harness):
         _check_facts(model_chemistry, field_name, system, needs_ghosts=needs_ghosts)
     _check_found(model_chemistry.program, harness)
-    if type(harness).__module__.startswith("qcmb_mpi."):
-        _check_own(model_chemistry, field_name, system.symbols if system else ())
+    if _is_known(harness):
+        _check_specification(model_chemistry, field_name, system.symbols if system else ())
 
 
 def _check_facts(
@@ -210,7 +212,9 @@ def _check_found(program: str, harness: Any) -> None:
             return
         harness.found(raise_error=True)
     except Exception as error:  # which kind is the harness' own choice
-        hint = f": {error}"
+        hint = f": {' '.join(str(error).split())}"
+    ours = install_hint(program) if _is_known(harness) else ""
+    hint += f" ({ours})" if ours else ""
     raise TopologyError(f"program {program!r} is not installed on this node{hint}")
 
 
@@ -218,40 +222,10 @@ def _is_known(harness: Any) -> bool:
     return type(harness).__module__.split(".")[0] in ("qcengine", "qcmb_mpi")
 
 
-def _check_own(chemistry: ModelChemistry, field_name: str, symbols: Sequence[str]) -> None:
-    check = {"pyscf": _check_pyscf, "tblite": _check_tblite}[chemistry.program.lower()]
-    specification = chemistry.specification
+def _check_specification(
+    chemistry: ModelChemistry, field_name: str, symbols: Sequence[str]
+) -> None:
     try:
-        check(
-            specification.get("model") or {},
-            specification.get("keywords") or {},
-            chemistry.driver,
-            symbols,
-        )
+        check_specification(chemistry.program, chemistry.specification, chemistry.driver, symbols)
     except RequestError as error:
         raise InputError(f"{field_name}.{error.part}", str(error)) from error
-
-
-def _check_pyscf(
-    model: Mapping[str, Any], keywords: Mapping[str, Any], driver: str, symbols: Sequence[str]
-) -> None:
-    from qcmb_mpi.programs.pyscf_keywords import parse_keywords
-    from qcmb_mpi.programs.pyscf_model import basis_name, basis_shells, parse_method
-
-    method = parse_method(str(model.get("method", "")))
-    parse_keywords(keywords, method, driver)
-    if method.correlation and driver == "hessian":
-        raise RequestError(f"pyscf has no Hessian for {method.name}", part="driver")
-    basis_name(model.get("basis"))
-    for symbol in sorted(set(symbols)):
-        basis_shells(model.get("basis"), symbol)
-
-
-def _check_tblite(
-    model: Mapping[str, Any], keywords: Mapping[str, Any], driver: str, symbols: Sequence[str]
-) -> None:
-    from qcmb_mpi.programs.tblite_model import check_basis, parse_keywords, parse_method
-
-    parse_method(str(model.get("method", "")))
-    check_basis(model.get("basis"))
-    parse_keywords(keywords)

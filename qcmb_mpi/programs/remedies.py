@@ -126,7 +126,7 @@ def remedies(
         None for a program that nothing is known of.
     """
     name = program.lower()
-    if not _is_harness_known(name):
+    if not is_harness_known(name):
         return
     taken = {_canonical(name, each) for each in specification.keywords}
     equations = _equations(name, specification, message)
@@ -136,11 +136,12 @@ def remedies(
             yield Remedy({**change, **spare})
 
 
-def _is_harness_known(name: str) -> bool:
+def is_harness_known(name: str) -> bool:
+    """Tell whether QCEngine's harness of a program, lower case, is its own or one of ours."""
     from qcengine.programs.base import programs
 
     home = type(programs.get(name)).__module__.split(".")[0]
-    return home == ("qcmb_mpi" if name in _OURS else "qcengine")
+    return home == "qcmb_mpi" or (home == "qcengine" and name not in _OURS)
 
 
 def _canonical(program: str, keyword: str) -> str:

@@ -15,8 +15,10 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
+from qcmb_mpi.machine.linked_mpi import linked_mpiexec
 from qcmb_mpi.machine.threads import process_environment, stack_environment, thread_environment
 from qcmb_mpi.programs.profiles import profile
 
@@ -106,7 +108,8 @@ def configure_program(
     mpiexec_command : str, optional
         For programs that are parallel by MPI alone: QCEngine's template, such as
         ``mpirun -n {total_ranks}``, of the MPI that the *program* was built with. Default that of
-        ``qcengine.yaml``; without either such a program gets one core.
+        ``qcengine.yaml``, else the launcher beside the MPI library that the program is linked to;
+        without any such a program gets one core.
     environ : Mapping of str to str, optional
         Where the user's own ``OMP_STACKSIZE`` is respected; this process's by default.
 
@@ -124,7 +127,7 @@ def configure_program(
     name = program.lower()
     way, mpiexec = _way(name), None
     if way.kind == "mpi":
-        mpiexec = mpiexec_command or _known_mpiexec()
+        mpiexec = mpiexec_command or _known_mpiexec(name)
     n_cores, reason = _cores(name, way, n_threads, has_mpiexec=mpiexec is not None)
     is_ranks = way.kind in ("processes", "mpi")
     environment = process_environment() if is_ranks else thread_environment(n_cores)
@@ -133,8 +136,7 @@ def configure_program(
     task_config: dict[str, Any] = {"ncores": n_cores, "nnodes": 1}
     if memory_bytes:
         task_config["memory"] = max(round(memory_bytes / 2**30, 3), 0.001)
-    if mpiexec is not None and n_cores > 1:
-        task_config |= {"use_mpiexec": True, "mpiexec_command": mpiexec, "cores_per_rank": 1}
+    task_config |= _ranks(n_cores, mpiexec)
     return QCThreadConfig(
         name, n_cores, environment, task_config, n_cores if is_ranks else 1, reason
     )
@@ -151,7 +153,7 @@ def can_use_cores(program: str, *, mpiexec_command: str | None = None) -> bool:
     """
     kind = _way(program.lower()).kind
     if kind == "mpi":
-        return (mpiexec_command or _known_mpiexec()) is not None
+        return (mpiexec_command or _known_mpiexec(program.lower())) is not None
     return kind != "serial"
 
 
@@ -170,6 +172,32 @@ def calculation_environment(program: str, n_threads: int) -> dict[str, str]:
     """
     is_ranks = n_threads > 1 and _way(program.lower()).kind in ("processes", "mpi")
     return process_environment() if is_ranks else {}
+
+
+def calculation_config(program: str, n_threads: int) -> dict[str, Any]:
+    """Give what QCEngine is told of a program's ranks in a slot of ``n_threads`` cores.
+
+    Parameters
+    ----------
+    program : str
+    n_threads : int
+
+    Returns
+    -------
+    dict
+        Of ``task_config``; empty for programs that are not parallel by MPI.
+    """
+    name = program.lower()
+    if n_threads == 1 or _way(name).kind != "mpi":
+        return {}
+    mpiexec = _known_mpiexec(name)
+    return _ranks(n_threads, mpiexec) if mpiexec else {"ncores": 1}
+
+
+def _ranks(n_ranks: int, mpiexec: str | None) -> dict[str, Any]:
+    if mpiexec is None or n_ranks == 1:
+        return {}
+    return {"use_mpiexec": True, "mpiexec_command": mpiexec, "cores_per_rank": 1}
 
 
 def _cores(name: str, way: _Way, n_asked: int, *, has_mpiexec: bool) -> tuple[int, str]:
@@ -205,13 +233,14 @@ def _harness(name: str) -> Any:
     return programs.get(name)
 
 
-def _known_mpiexec() -> str | None:
-    """Give the template of the user's ``qcengine.yaml`` for this host."""
+@lru_cache(maxsize=8)
+def _known_mpiexec(program: str) -> str | None:
+    """Give the template of the user's ``qcengine.yaml`` for this host, else the program's own."""
     from qcengine import config
 
     # config.get_node_descriptor() surveys the processor where nothing matches: a second.
     host = socket.gethostname()
     for node in config.NODE_DESCRIPTORS.values():
-        if fnmatch.fnmatch(host, node.hostname_pattern):
-            return str(node.mpiexec_command) if node.mpiexec_command else None
-    return None
+        if fnmatch.fnmatch(host, node.hostname_pattern) and node.mpiexec_command:
+            return str(node.mpiexec_command)
+    return linked_mpiexec(program, os.environ)

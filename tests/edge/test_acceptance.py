@@ -245,7 +245,9 @@ GARBAGE: dict[str, tuple[str, Act, str]] = {
     "none": ("energy", lambda i: result(i, properties={"return_energy": None}), "no energy"),
     "no gradient": (
         "gradient",
-        lambda i: result(i, properties={"return_gradient": None}),
+        lambda i: result(i, properties={"return_gradient": None}).model_copy(
+            update={"return_result": None}
+        ),
         "no gradient",
     ),
     "nan gradient": (
@@ -287,6 +289,14 @@ def test_garbage_is_not_taken_for_a_result(name: str) -> None:
     assert outcome.failure.error_class is ErrorClass.GARBAGE
     assert message in outcome.failure.message
     assert outcome.energy_hartree is None
+
+
+def test_a_gradient_may_be_told_as_the_result_alone() -> None:
+    """As xtb, MOPAC, dftd4 and s-dftd3 do through QCEngine."""
+    outcome = run(lambda i: result(i, properties={"return_gradient": None}), driver="gradient")
+    assert outcome.failure is None
+    assert outcome.gradient is not None
+    assert np.array_equal(outcome.gradient, np.ones((4, 3)))
 
 
 @pytest.mark.parametrize(

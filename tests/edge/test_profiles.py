@@ -117,7 +117,8 @@ def test_family_is_one_the_cost_model_knows(program: str, method: str, family: s
     ],
 )
 def test_programs_without_ghosts_are_refused_for_cp_and_vmfc(program: str, reason: str) -> None:
-    request = chemistry(program, method="gfn2", basis=None)
+    methods = {"mopac": "pm7", "xtb": "gfn2-xtb"}
+    request = chemistry(program, method=methods.get(program.lower(), "gfn2"), basis=None)
     with pytest.raises(InputError, match="cp and vmfc need ghost atoms") as caught:
         check_request(request, needs_ghosts=True)
     assert caught.value.field == "specification.specification.high.program"
@@ -160,7 +161,9 @@ def test_missing_program_gives_the_harness_own_hint(monkeypatch: pytest.MonkeyPa
 
 def test_silent_absence_is_an_absence_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MopacHarness, "found", staticmethod(lambda raise_error=False: False))
-    with pytest.raises(TopologyError, match=r"'mopac' is not installed on this node$"):
+    with pytest.raises(
+        TopologyError, match=r"'mopac' is not installed on this node \(apt install mopac,"
+    ):
         check_request(chemistry("mopac"), needs_ghosts=False)
 
 

@@ -41,7 +41,7 @@ def test_importing_the_package_registers_and_starts_nothing() -> None:
 def test_registering_twice_changes_nothing() -> None:
     first = register()
     harness = programs["pyscf"]
-    assert register() == first == {"pyscf": True, "tblite": True, "qcmb_mpi": True}
+    assert register() == first == dict.fromkeys(("pyscf", "tblite", "psi4", "qcmb_mpi"), True)
     assert programs["pyscf"] is harness
 
 

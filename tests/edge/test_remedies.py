@@ -51,7 +51,7 @@ class TestTable:
     def test_every_harness_is_the_one_it_was_written_for(
         self, program: str, equations: str
     ) -> None:
-        assert table._is_harness_known(program)
+        assert table.is_harness_known(program)
         assert len(table._TABLE[program, equations]) > 0
 
     def test_the_order_is_fixed(self) -> None:

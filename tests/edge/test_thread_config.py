@@ -60,6 +60,16 @@ def test_programs_that_do_not_thread_get_one_core(program: str) -> None:
     assert not can_use_cores(program)
 
 
+@pytest.fixture
+def no_mpi(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretend that nothing tells how ranks of NWChem are started."""
+    monkeypatch.setattr(thread_config, "linked_mpiexec", lambda _program, _environ: None)
+    thread_config._known_mpiexec.cache_clear()
+    yield
+    thread_config._known_mpiexec.cache_clear()
+
+
+@pytest.mark.usefixtures("no_mpi")
 def test_nwchem_is_parallel_by_mpi_alone() -> None:
     alone = configure_program("nwchem", 4, 8 * GIB)
     assert alone.threads_per_calculation == 1
@@ -81,12 +91,14 @@ def test_qcengine_starts_nwchem_with_what_it_is_given() -> None:
     assert not get_config(task_config=dict(alone)).use_mpiexec
 
 
+@pytest.mark.usefixtures("no_mpi")
 def test_mpiexec_of_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     node = NodeDescriptor(name="all", hostname_pattern="*", mpiexec_command=MPIEXEC)
     monkeypatch.setattr(qcengine.config, "NODE_DESCRIPTORS", {"all": node})
     assert configure_program("nwchem", 2).qcengine_task_config["mpiexec_command"] == MPIEXEC
     elsewhere = NodeDescriptor(name="x", hostname_pattern="nowhere", mpiexec_command=MPIEXEC)
     monkeypatch.setattr(qcengine.config, "NODE_DESCRIPTORS", {"x": elsewhere})
+    thread_config._known_mpiexec.cache_clear()
     assert configure_program("nwchem", 2).threads_per_calculation == 1
 
 

@@ -1,0 +1,170 @@
+"""QCEngine harness for Psi4 (https://psicode.org) of all versions since 1.2.
+
+Before 1.4 Psi4 reads QCSchema version 1 by ``psi4 --json``, which QCEngine's own harness no longer
+writes; that way is here. Newer ones take QCEngine's way, in this process where the module can be
+imported: to start Psi4 costs a second or two for every task.
+
+Rules of this file
+------------------
+1. It stands in for QCEngine's own harness of the name, never for anybody else's.
+2. Of newer versions nothing is computed here: QCEngine's harness does it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from qcelemental.models.v2 import AtomicInput, AtomicProperties, AtomicResult
+from qcelemental.util import parse_version, which, which_import
+from qcengine.config import TaskConfig
+from qcengine.exceptions import InputError, RandomError, ResourceError, UnknownError
+from qcengine.programs.psi4 import Psi4Harness as StockHarness
+from qcengine.util import execute, temporary_directory
+
+from qcmb_mpi.programs.advice import in_a_line
+
+_FIRST_WITH_QCSCHEMA = "1.4a2.dev160"
+_FILE = "data.json"
+# Psi4's data and buffers outside of what it counts as its memory; as QCEngine has it.
+_MEMORY_SHARE = 0.95
+_INPUT_FAULTS = (
+    "ValidationError",
+    "MissingMethodError",
+    "ManagedMethodError",
+    "BasisSetNotFound",
+    "TypeError: set_global_option",
+    "RHF reference is only for singlets",
+    "does not exist for core",
+    "is not a valid option",
+)
+
+
+class Psi4Harness(StockHarness):  # type: ignore[misc]
+    """Psi4 as a QCEngine program, whatever its version."""
+
+    @staticmethod
+    def found(raise_error: bool = False) -> bool:
+        """Say whether there is a Psi4; QCEngine's harness starts it to know, here once."""
+        return _is_found(which("psi4")) or bool(StockHarness.found(raise_error))
+
+    def compute(self, input_model: AtomicInput, config: TaskConfig) -> AtomicResult:
+        """Run one calculation.
+
+        Parameters
+        ----------
+        input_model : qcelemental.models.v2.AtomicInput
+        config : qcengine.config.TaskConfig
+            Threads (``ncores``), memory and scratch directory are honoured.
+
+        Returns
+        -------
+        qcelemental.models.v2.AtomicResult
+
+        Raises
+        ------
+        qcengine.exceptions.InputError
+            Method, basis set, keyword or molecule that Psi4 cannot take.
+        qcengine.exceptions.RandomError, ResourceError, UnknownError
+            Scratch files, and all other failures.
+        """
+        self.found(raise_error=True)
+        if parse_version(self.get_version()) < parse_version(_FIRST_WITH_QCSCHEMA):
+            return _through_json(input_model, config)
+        if not which_import("psi4", return_bool=True):
+            return super().compute(input_model, config)
+        return self._in_process(input_model, config)
+
+    def _in_process(self, input_model: AtomicInput, config: TaskConfig) -> AtomicResult:
+        """Let QCEngine call the module; what it leaves in memory and scratch goes at once."""
+        import psi4  # type: ignore[import-not-found]
+
+        asked = input_model.model_copy(deep=True)
+        asked.specification.extras.setdefault("psiapi", True)
+        if config.scratch_directory is not None:
+            psi4.core.IOManager.shared_object().set_default_path(str(config.scratch_directory))
+        try:
+            result = super().compute(asked, config)
+        finally:
+            psi4.core.clean()
+        return result.model_copy(update={"input_data": input_model})
+
+
+@lru_cache(maxsize=4)
+def _is_found(executable: str | None) -> bool:
+    return executable is not None and bool(StockHarness.found())
+
+
+def _through_json(inp: AtomicInput, config: TaskConfig) -> AtomicResult:
+    with temporary_directory(
+        parent=config.scratch_directory, suffix="_psi_scratch", messy=config.scratch_messy
+    ) as scratch:
+        has_run, output = execute(
+            [which("psi4"), "--scratch", str(scratch), "--json", _FILE],
+            {_FILE: json.dumps(old_document(inp, config))},
+            [_FILE],
+            scratch_directory=str(scratch),
+        )
+    answer = json.loads(output["outfiles"][_FILE] or "{}") if has_run else {}
+    if not answer.get("success"):
+        said = (answer.get("error") or {}).get("error_message") or output["stderr"]
+        raise _error(str(said), answer.get("raw_output") or output["stdout"] or "")
+    return _result(inp, config, answer)
+
+
+def old_document(inp: AtomicInput, config: TaskConfig) -> dict[str, Any]:
+    """Return what ``psi4 --json`` of versions before 1.4 reads."""
+    document: dict[str, Any] = json.loads(inp.convert_v(1).json())
+    keywords = document["keywords"]
+    if inp.molecule.molecular_multiplicity != 1 and "reference" not in map(str.lower, keywords):
+        keywords["reference"] = "uhf"
+    document["model"]["basis"] = document["model"].get("basis") or ""
+    return document | {
+        "schema_name": "qcschema_input",
+        "schema_version": 1,
+        "nthreads": config.ncores,
+        "memory": int(config.memory * 2**30 * _MEMORY_SHARE),
+        "return_output": True,
+    }
+
+
+def _result(inp: AtomicInput, config: TaskConfig, answer: Mapping[str, Any]) -> AtomicResult:
+    driver = inp.specification.driver.value
+    known = AtomicProperties.model_fields
+    properties = {k: v for k, v in answer["properties"].items() if k in known and v is not None}
+    properties[f"return_{driver}"] = answer["return_result"]
+    return AtomicResult(
+        input_data=inp,
+        molecule=inp.molecule.model_copy(
+            update={"geometry": _shaped(answer["molecule"]["geometry"], inp)}
+        ),
+        properties=properties,
+        return_result=answer["return_result"],
+        extras={"qcvars": answer["extras"]["qcvars"]},
+        stdout=answer.get("raw_output"),
+        success=True,
+        provenance={
+            **answer["provenance"],
+            "memory": round(config.memory, 3),
+            "nthreads": config.ncores,
+        },
+    )
+
+
+def _shaped(geometry: Any, inp: AtomicInput) -> Any:
+    import numpy as np
+
+    return np.asarray(geometry, dtype=float).reshape(np.shape(inp.molecule.geometry))
+
+
+def _error(message: str, output: str) -> Exception:
+    """Return QCEngine's exception; of a traceback its error, the rest among the output."""
+    said = in_a_line("psi4", message, "") or "Psi4 ended without a word"
+    extras = {"stdout": f"{output}\n{message}"}
+    if "PSIO Error" in message:
+        kind = ResourceError if "scratch directory" in message else RandomError
+        return kind(message, extras=extras)  # type: ignore[no-any-return]
+    is_inputs = any(fault in message for fault in _INPUT_FAULTS)
+    return (InputError if is_inputs else UnknownError)(said, extras=extras)  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""Psi4 of both kinds: what old ones read, and newer ones in this process, by a stand-in module."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from qcelemental.models.v2 import AtomicResult
+from qcengine.config import get_config
+from qcengine.exceptions import InputError, RandomError, ResourceError, UnknownError
+from qcengine.programs.psi4 import Psi4Harness as StockHarness
+
+from qcmb_mpi.programs import psi4
+from qcmb_mpi.programs.psi4 import Psi4Harness, old_document
+from tests.edge.harness_cases import AMIDOGEN, WATER_GHOST, atomic_input
+
+CONFIG = get_config(task_config={"ncores": 3, "memory": 2.0, "scratch_directory": "/some/where"})
+
+
+def test_what_old_versions_read() -> None:
+    found = old_document(atomic_input(WATER_GHOST, "mp2", "6-31g", n_ghosts=1), CONFIG)
+    assert (found["schema_name"], found["schema_version"]) == ("qcschema_input", 1)
+    assert found["model"] == {"method": "mp2", "basis": "6-31g"}
+    assert (found["nthreads"], found["memory"]) == (3, int(2 * 2**30 * 0.95))
+    assert found["molecule"]["real"] == [True, True, True, False]
+    assert found["molecule"]["fix_com"] is True
+    assert found["molecule"]["fix_orientation"] is True
+    assert found["keywords"] == {}
+
+
+def test_open_shells_are_unrestricted_unless_said() -> None:
+    radical = old_document(atomic_input(AMIDOGEN, "hf", multiplicity=2), CONFIG)
+    assert radical["keywords"] == {"reference": "uhf"}
+    own = atomic_input(AMIDOGEN, "hf", multiplicity=2, keywords={"REFERENCE": "rohf"})
+    assert old_document(own, CONFIG)["keywords"] == {"REFERENCE": "rohf"}
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "said"),
+    [
+        ("Traceback\n  x\nMissingMethodError: no such\n", InputError, "no such"),
+        ("Traceback\n  x\nSCFConvergenceError: Could not converge SCF\n", UnknownError, "Could"),
+        ("PSIO Error: scratch directory is full", ResourceError, "full"),
+        ("PSIO Error: bad read", RandomError, "bad read"),
+        ("", UnknownError, "without a word"),
+    ],
+)
+def test_errors(message: str, kind: type[Exception], said: str) -> None:
+    error = psi4._error(message, "its output")
+    assert type(error) is kind
+    assert said in str(error)
+
+
+@pytest.fixture
+def modern(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A module ``psi4`` 1.9 that can be imported; return what it was told."""
+    told: list[str] = []
+    manager = SimpleNamespace(set_default_path=lambda path: told.append(f"scratch {path}"))
+    module: Any = ModuleType("psi4")
+    module.core = SimpleNamespace(
+        IOManager=SimpleNamespace(shared_object=lambda: manager),
+        clean=lambda: told.append("clean"),
+    )
+    monkeypatch.setitem(sys.modules, "psi4", module)
+    monkeypatch.setattr(psi4, "which_import", lambda _name, **_: True)
+    monkeypatch.setattr(Psi4Harness, "found", staticmethod(lambda raise_error=False: True))
+    monkeypatch.setattr(Psi4Harness, "get_version", lambda _self: "1.9.1")
+
+    def compute(_self: Any, inp: Any, _config: Any) -> AtomicResult:
+        told.append(f"compute {inp.specification.extras}")
+        return AtomicResult(
+            input_data=inp,
+            molecule=inp.molecule,
+            properties={"return_energy": -1.0},
+            return_result=-1.0,
+            provenance={"creator": "Psi4"},
+            success=True,
+        )
+
+    monkeypatch.setattr(StockHarness, "compute", compute)
+    return told
+
+
+def test_newer_versions_run_in_this_process(modern: list[str]) -> None:
+    inp = atomic_input(WATER_GHOST, "hf", n_ghosts=1)
+    result = Psi4Harness().compute(inp, CONFIG)
+    assert modern == ["scratch /some/where", "compute {'psiapi': True}", "clean"]
+    assert result.input_data is inp
+    assert inp.specification.extras == {}
+
+
+def test_newer_versions_without_a_module_are_started(
+    modern: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psi4, "which_import", lambda _name, **_: False)
+    Psi4Harness().compute(atomic_input(WATER_GHOST, "hf", n_ghosts=1), CONFIG)
+    assert modern == ["compute {}"]
+
+
+def test_psi4_is_asked_once_whether_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+    monkeypatch.setattr(psi4, "which", lambda _name: str(tmp_path))
+    monkeypatch.setattr(
+        StockHarness, "found", staticmethod(lambda raise_error=False: asked.append(1) or True)
+    )
+    assert [Psi4Harness.found() for _ in range(3)] == [True] * 3
+    assert len(asked) == 1
