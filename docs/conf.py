@@ -16,7 +16,7 @@ version = release
 extensions = ["myst_parser", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "programs/table.md"]
 nitpicky = True
 
 html_theme = "furo"

@@ -79,7 +79,7 @@ class Psi4Harness(StockHarness):  # type: ignore[misc]
 
     def _in_process(self, input_model: AtomicInput, config: TaskConfig) -> AtomicResult:
         """Let QCEngine call the module; what it leaves in memory and scratch goes at once."""
-        import psi4  # type: ignore[import-not-found]
+        import psi4
 
         asked = input_model.model_copy(deep=True)
         asked.specification.extras.setdefault("psiapi", True)

@@ -75,6 +75,9 @@ PROGRAMS = {
     )
 }
 
+# Cannot be installed from a package registry: only what we tell them is looked at.
+ONLY_CONFIGURED = ("cfour", "gamess", "qchem", "molpro", "terachem", "turbomole")
+
 _WATERS = json.loads((ROOT / "geometries" / "water-3.json").read_text())
 WATERS = {name: _WATERS[name] for name in ("symbols", "geometry", "fragments")}
 # A cation and a radical.

@@ -16,9 +16,9 @@ from qcengine.programs.base import programs
 from qcmb_mpi.programs import register
 from qcmb_mpi.programs.thread_config import calculation_environment, configure_program
 from tests.edge.harness_cases import AMIDOGEN, WATER_GHOST, atomic_input
+from tests.programs.cases import ONLY_CONFIGURED
 
 GIB = 2**30
-ONLY_CONFIGURED = ("cfour", "gamess", "qchem", "molpro", "terachem", "turbomole")
 EXECUTABLES = {"cfour": "xcfour", "gamess": "rungms", "turbomole": "define"}
 
 

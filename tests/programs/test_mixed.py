@@ -21,15 +21,19 @@ from tests.programs.cases import (
 pytestmark = [pytest.mark.qc, pytest.mark.launch]
 
 
-def pyscf(method: str, basis: str) -> dict[str, Any]:
-    return {"program": "pyscf", "model": {"method": method, "basis": basis}}
+def pyscf(method: str, basis: str, **keywords: Any) -> dict[str, Any]:
+    model = {"method": method, "basis": basis}
+    return {"program": "pyscf", "model": model, "keywords": keywords}
 
 
 STUDIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # Dispersion beyond the pairs that a density functional has seen.
     "dispersion": (
         WATERS,
-        {"pbe": pyscf("pbe", "sto-3g"), "d4": PROGRAMS["dftd4"].specification("energy")},
+        {
+            "pbe": pyscf("pbe", "sto-3g", grids_level=0),
+            "d4": PROGRAMS["dftd4"].specification("energy"),
+        },
         {"levels": {2: "pbe", "supersystem": "d4"}},
     ),
     "coupled cluster, MP2, HF": (
