@@ -115,9 +115,17 @@ def _through_json(inp: AtomicInput, config: TaskConfig) -> AtomicResult:
 
 
 def old_document(inp: AtomicInput, config: TaskConfig) -> dict[str, Any]:
-    """Return what ``psi4 --json`` of versions before 1.4 reads."""
+    """Return what ``psi4 --json`` of versions before 1.4 reads.
+
+    Raises
+    ------
+    qcengine.exceptions.InputError
+        Charges around the molecule, which those versions would leave out without a word.
+    """
     document: dict[str, Any] = json.loads(inp.convert_v(1).json())
     keywords = document["keywords"]
+    if "external_potentials" in (keywords.get("function_kwargs") or {}):
+        raise InputError("embedding charges need Psi4 1.4 or newer")
     if inp.molecule.molecular_multiplicity != 1 and "reference" not in map(str.lower, keywords):
         keywords["reference"] = "uhf"
     document["model"]["basis"] = document["model"].get("basis") or ""

@@ -38,6 +38,12 @@ def test_open_shells_are_unrestricted_unless_said() -> None:
     assert old_document(own, CONFIG)["keywords"] == {"REFERENCE": "rohf"}
 
 
+def test_old_versions_know_no_embedding_charges() -> None:
+    charges = {"function_kwargs": {"external_potentials": [[0.1, [0.0, 0.0, 9.0]]]}}
+    with pytest.raises(InputError, match=r"Psi4 1\.4 or newer"):
+        old_document(atomic_input(AMIDOGEN, "hf", multiplicity=2, keywords=charges), CONFIG)
+
+
 @pytest.mark.parametrize(
     ("message", "kind", "said"),
     [
