@@ -13,12 +13,14 @@ Rules of this file
 from __future__ import annotations
 
 import json
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from qcelemental.models.v2 import AtomicInput, AtomicProperties, AtomicResult
-from qcelemental.util import parse_version, which, which_import
+from qcelemental.util import parse_version, safe_version, which, which_import
 from qcengine.config import TaskConfig
 from qcengine.exceptions import InputError, RandomError, ResourceError, UnknownError
 from qcengine.programs.psi4 import Psi4Harness as StockHarness
@@ -48,7 +50,14 @@ class Psi4Harness(StockHarness):  # type: ignore[misc]
     @staticmethod
     def found(raise_error: bool = False) -> bool:
         """Say whether there is a Psi4; QCEngine's harness starts it to know, here once."""
-        return _is_found(which("psi4")) or bool(StockHarness.found(raise_error))
+        return _is_old(which("psi4")) or bool(StockHarness.found(raise_error))
+
+    def get_version(self) -> str:
+        """Return the version."""
+        executable = which("psi4")
+        if _is_old(executable):
+            return _version(executable)
+        return str(super().get_version())
 
     def compute(self, input_model: AtomicInput, config: TaskConfig) -> AtomicResult:
         """Run one calculation.
@@ -71,7 +80,7 @@ class Psi4Harness(StockHarness):  # type: ignore[misc]
             Scratch files, and all other failures.
         """
         self.found(raise_error=True)
-        if parse_version(self.get_version()) < parse_version(_FIRST_WITH_QCSCHEMA):
+        if _is_old(which("psi4")):
             return _through_json(input_model, config)
         if not which_import("psi4", return_bool=True):
             return super().compute(input_model, config)
@@ -93,8 +102,19 @@ class Psi4Harness(StockHarness):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=4)
-def _is_found(executable: str | None) -> bool:
-    return executable is not None and bool(StockHarness.found())
+def _version(executable: str) -> str:
+    """Ask an executable, where it may leave files behind: even to ask leaves a ``timer.dat``."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [executable, "--version"], cwd=folder, capture_output=True, text=True, check=False
+        )
+    said = done.stdout.split()
+    return str(safe_version(said[-1])) if done.returncode == 0 and said else ""
+
+
+def _is_old(executable: str | None) -> bool:
+    version = _version(executable) if executable else ""
+    return bool(version) and parse_version(version) < parse_version(_FIRST_WITH_QCSCHEMA)
 
 
 def _through_json(inp: AtomicInput, config: TaskConfig) -> AtomicResult:

@@ -73,7 +73,7 @@ def modern(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(sys.modules, "psi4", module)
     monkeypatch.setattr(psi4, "which_import", lambda _name, **_: True)
     monkeypatch.setattr(Psi4Harness, "found", staticmethod(lambda raise_error=False: True))
-    monkeypatch.setattr(Psi4Harness, "get_version", lambda _self: "1.9.1")
+    monkeypatch.setattr(psi4, "which", lambda _name: None)
 
     def compute(_self: Any, inp: Any, _config: Any) -> AtomicResult:
         told.append(f"compute {inp.specification.extras}")
@@ -106,13 +106,20 @@ def test_newer_versions_without_a_module_are_started(
     assert modern == ["compute {}"]
 
 
-def test_psi4_is_asked_once_whether_it_is_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("version", "is_old"), [("1.3.2", True), ("1.2", True), ("1.4", False), ("1.9.1", False)]
+)
+def test_an_executable_is_asked_once_and_elsewhere(
+    version: str, is_old: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked = []
-    monkeypatch.setattr(psi4, "which", lambda _name: str(tmp_path))
-    monkeypatch.setattr(
-        StockHarness, "found", staticmethod(lambda raise_error=False: asked.append(1) or True)
-    )
-    assert [Psi4Harness.found() for _ in range(3)] == [True] * 3
-    assert len(asked) == 1
+    script = tmp_path / "psi4"
+    script.write_text(f'#!/bin/sh\necho x >timer.dat; echo x >>"$0.asked"; echo {version}\n')
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(psi4, "which", lambda _name: str(script))
+    monkeypatch.setattr(StockHarness, "found", staticmethod(lambda raise_error=False: False))
+    monkeypatch.setattr(StockHarness, "get_version", lambda _self: "theirs")
+    assert [Psi4Harness.found() for _ in range(3)] == [is_old] * 3
+    assert Psi4Harness().get_version() == (version if is_old else "theirs")
+    assert (tmp_path / "psi4.asked").read_text() == "x\n"
+    assert not (tmp_path / "timer.dat").exists()
