@@ -25,6 +25,8 @@ _SAID = {
         re.compile(r"^ *(?:ERROR[^\n:]*: *|)(UNABLE TO [^\n]*\w)", re.M),
     ),
 }
+# QCEngine's harnesses of NWChem, CFOUR and GAMESS give input, output and errors in one message.
+_STAMP = re.compile(r"\nSTDERR:\n(.*?)(?:\nTRACEBACK:|\Z)", re.S)
 _INSTALL = {
     "pyscf": "pip install pyscf",
     "tblite": "pip install tblite",
@@ -66,6 +68,9 @@ def in_a_line(program: str, message: str, output: str) -> str:
             found = pattern.search(message) or pattern.search(output)
             if found:
                 return " ".join(found[1].split())[:_LENGTH].rstrip(":")
+        stamped = _STAMP.search(message)
+        if stamped and stamped[1].strip(" -\n"):
+            return " ".join(stamped[1].strip(" -\n").split())[:_LENGTH]
         if len(message) <= _LENGTH:
             return " ".join(message.split())
     return message
