@@ -142,11 +142,13 @@ def _doctor(args: argparse.Namespace) -> int:
 def _jobscript(args: argparse.Namespace) -> int:
     from qcmb_mpi.jobscript import JobOptions, render_jobscript
 
-    job = JobOptions(nodes=args.nodes, cores=args.cores, is_requeued=args.requeue)
+    job = JobOptions(
+        nodes=args.nodes, cores=args.cores, is_requeued=args.requeue, launcher=args.launcher
+    )
     words = _words_for_run(
         args.words,
         ("jobscript", args.scheduler, args.input, "--requeue"),
-        ("--nodes", "--cores"),
+        ("--nodes", "--cores", "--launcher"),
     )
     print(render_jobscript(args.scheduler, args.input, options=words, job=job), end="")
     return 0

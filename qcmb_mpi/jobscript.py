@@ -9,11 +9,13 @@ Rules of this file
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import string
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -45,6 +47,9 @@ _PREPARE = {
     "lsf": 'hosts=hosts.$LSB_JOBID\nsort -u "$LSB_DJOB_HOSTFILE" >"$hosts"\n',
     "sge": 'hosts=hosts.$JOB_ID\nawk \'{print $1" slots=1"}\' "$PE_HOSTFILE" >"$hosts"\n',
 }
+_SRUN = 'srun --mpi="$pmi" --cpu-bind=none'
+_PMI = "pmi=pmix # as this MPI is started: pmi2 for MPICH"
+LAUNCHERS = ("mpiexec", "srun")
 _BREAK = " \\\n  "
 _RUN = (
     f'"$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary"{_BREAK}'
@@ -56,6 +61,7 @@ _STATUS = (
     'state=$("$python" -c "$read_state" "$summary" 2>/dev/null)'
 )
 _MARGIN_S = 300.0
+_INPUT_SUFFIXES = (".json", ".yaml", ".yml", ".xyz", ".pdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,10 @@ class JobOptions:
     path : str or None
         Directory of the programs to put first on ``PATH``, written as it is (``$HOME/env/bin``);
         by default that of this Python, if it is an environment of its own.
+    launcher : str
+        ``mpiexec``, or ``srun`` under Slurm.
+    about : str
+        What is known about the run, for whoever reads the settings.
     """
 
     nodes: int = 1
@@ -82,6 +92,8 @@ class JobOptions:
     walltime: str = "1:00:00"
     is_requeued: bool = False
     path: str | None = None
+    launcher: str = "mpiexec"
+    about: str = ""
 
 
 class _Template(string.Template):
@@ -105,7 +117,8 @@ def render_jobscript(
     scheduler : str
         ``slurm``, ``pbs``, ``lsf``, ``sge`` or ``flux``.
     input_path : path
-        The input, as seen from where the job is submitted.
+        The input, as seen from where the job is submitted; for Slurm also a directory of inputs
+        with one suffix, which become an array of jobs.
     nodes : int, optional
         Nodes.
     options : sequence of str, optional
@@ -122,33 +135,64 @@ def render_jobscript(
     Raises
     ------
     InputError
-        Unknown scheduler, standard input as input, a walltime that is none, or a job that goes back
-        into the queue to start from nothing.
+        Unknown scheduler, standard input as input, a walltime that is none, a job that goes back
+        into the queue to start from nothing, a directory without inputs, or what only Slurm has.
     """
+    source = os.fspath(input_path)
+    job = job or JobOptions(nodes=nodes)
+    inputs = _inputs_in(source) if os.path.isdir(source) else []
+    words, walltime = _without(options, "--walltime")
+    _check(scheduler, source, job, is_array=bool(inputs))
+    _check_can_resume(job, words)
+    values = _values(job, parse_walltime(walltime or job.walltime))
+    kind = "_requeue" if job.is_requeued else "_array" if inputs else ""
+    launch = _LAUNCH[scheduler].replace(_MPIEXEC, _SRUN if job.launcher == "srun" else _MPIEXEC)
+    settings = _array_files(source, inputs) if inputs else _files(source, words)
+    return _Template(_template(scheduler + kind)).substitute(
+        values,
+        name=_job_name(source),
+        last=len(inputs) - 1,
+        settings=_settings(scheduler, settings, words, job, stop_after=values["stop_after"]),
+        prepare=_prepare(scheduler, launch) if job.nodes > 1 else "",
+        launch=launch + _BREAK if job.nodes > 1 else "",
+        run=_RUN,
+        status=_STATUS,
+    )
+
+
+def _check(scheduler: str, source: str, job: JobOptions, *, is_array: bool) -> None:
     if scheduler not in SCHEDULERS:
         raise InputError(
             "scheduler", "is not known", value=scheduler, accepted=", ".join(SCHEDULERS)
         )
-    source = os.fspath(input_path)
     if source == "-":
         raise InputError("INPUT", "a batch job has no standard input; name a file", value=source)
-    job = job or JobOptions(nodes=nodes)
     if job.nodes < 1:
         raise InputError("--nodes", "must be at least 1", value=job.nodes)
-    words, walltime = _without(options, "--walltime")
-    _check_can_resume(job, words)
-    limit_s = parse_walltime(walltime or job.walltime)
-    template = _Template(_template(scheduler + ("_requeue" if job.is_requeued else "")))
-    values = _values(job, limit_s)
-    return template.substitute(
-        values,
-        name=_job_name(source),
-        settings=_settings(scheduler, source, words, job, stop_after=values["stop_after"]),
-        prepare=_prepare(scheduler) if job.nodes > 1 else "",
-        launch=_LAUNCH[scheduler] + _BREAK if job.nodes > 1 else "",
-        run=_RUN,
-        status=_STATUS,
-    )
+    if job.launcher not in LAUNCHERS:
+        raise InputError("--launcher", "is not known", value=job.launcher)
+    if job.launcher == "srun" and scheduler != "slurm":
+        raise InputError("--launcher", "srun is Slurm's", value=scheduler)
+    if is_array and (scheduler != "slurm" or job.is_requeued):
+        why = "is a directory: arrays of jobs are for Slurm, and not with --requeue"
+        raise InputError("INPUT", why, value=source)
+
+
+def _inputs_in(directory: str) -> list[Path]:
+    """Return the inputs in a directory, sorted as the shell will; of one kind, or it is refused."""
+    found = sorted(path for path in Path(directory).iterdir() if path.suffix in _INPUT_SUFFIXES)
+    kinds = sorted({path.suffix for path in found})
+    if len(kinds) != 1:
+        what = f"has inputs of several kinds: {', '.join(kinds)}" if kinds else "has no input"
+        raise InputError("INPUT", f"this directory {what}", value=directory)
+    if Path(directory).samefile(Path.cwd()):
+        raise InputError("INPUT", "results would be taken for inputs: name another directory")
+    return found
+
+
+def _array_files(source: str, inputs: Sequence[Path]) -> list[str]:
+    pattern = f"{shlex.quote(source.rstrip('/') or source)}/*{inputs[0].suffix}"
+    return [f"inputs=({pattern}) # a job for each"]
 
 
 def _check_can_resume(job: JobOptions, words: Sequence[str]) -> None:
@@ -165,11 +209,24 @@ def ready_scripts() -> dict[str, str]:
         "many_nodes.sh": JobOptions(4, 32, path="$HOME/qcmb/bin"),
         "requeue.sh": JobOptions(4, 32, is_requeued=True, path="$HOME/qcmb/bin"),
     }
+    srun = JobOptions(4, 32, launcher="srun", path="$HOME/qcmb/bin")
     return {
         f"{scheduler}/{file}": render_jobscript(scheduler, "input.json", job=job)
         for scheduler in SCHEDULERS
         for file, job in kinds.items()
+    } | {
+        "slurm/srun.sh": render_jobscript("slurm", "input.json", job=srun),
+        "slurm/array.sh": _array_of_ten(kinds["single_node.sh"]),
     }
+
+
+def _array_of_ten(job: JobOptions) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder, "inputs")
+        inputs.mkdir()
+        for number in range(10):
+            (inputs / f"{number}.json").touch()
+        return render_jobscript("slurm", inputs, job=job).replace(str(inputs), "inputs")
 
 
 def _values(job: JobOptions, limit_s: float) -> dict[str, object]:
@@ -181,27 +238,37 @@ def _values(job: JobOptions, limit_s: float) -> dict[str, object]:
         "environment": "smp" if job.nodes == 1 else "mpi",
         "walltime": clock(limit_s),
         "walltime_minutes": max(1, -(-int(limit_s) // 60)),
-        "stop_after": clock(_stop_after_s(limit_s)),
+        "margin_s": math.ceil(_margin_s(limit_s)),
+        "stop_after": clock(limit_s - _margin_s(limit_s)),
     }
 
 
-def _settings(
-    scheduler: str, source: str, words: list[str], job: JobOptions, *, stop_after: object
-) -> str:
-    words, result = _without(words, "-o", "--output")
-    words, summary = _without(words, "--summary")
+def _files(source: str, words: Sequence[str]) -> list[str]:
+    result = _without(words, "-o", "--output")[1]
+    summary = _without(words, "--summary")[1]
     stem = PurePath(source).stem  # as `run` does: in the working directory
     result = result or f"{stem}.result.json"
     summary = summary or f"{result.removesuffix('.json').removesuffix('.result')}.run.json"
-    path = job.path or _environment_path()
-    lines = [
-        "# ---- settings",
-        *([f"export PATH={path}:$PATH # where qcmb_mpi is installed"] if path else []),
-        "python=$(command -v python) # its full path: other nodes may have another PATH",
-        *([f"nodes={job.nodes}"] if scheduler == "flux" and job.nodes > 1 else []),
+    return [
         f"input={shlex.quote(source)}",
         f"result={shlex.quote(result)}",
         f"summary={shlex.quote(summary)} # done when this says complete, whatever exit codes say",
+    ]
+
+
+def _settings(
+    scheduler: str, files: Sequence[str], words: list[str], job: JobOptions, *, stop_after: object
+) -> str:
+    for names in (("-o", "--output"), ("--summary",)):
+        words, _ = _without(words, *names)
+    path = job.path or _environment_path()
+    lines = [
+        f"# ---- settings{f' ({job.about})' if job.about else ''}",
+        *([f"export PATH={path}:$PATH # where qcmb_mpi is installed"] if path else []),
+        "python=$(command -v python) # its full path: other nodes may have another PATH",
+        *([f"nodes={job.nodes}"] if scheduler == "flux" and job.nodes > 1 else []),
+        *([_PMI] if job.launcher == "srun" and job.nodes > 1 else []),
+        *files,
         f"stop_after={stop_after} # the time limit less a margin; stopped, the same job resumes",
         f"options=({shlex.join(words)}) # of `qcmb-mpi run`",
         "# ----",
@@ -209,8 +276,8 @@ def _settings(
     return "\n".join(lines)
 
 
-def _prepare(scheduler: str) -> str:
-    tolerance = _TOLERANCE if _MPIEXEC in _LAUNCH[scheduler] else ""
+def _prepare(scheduler: str, launch: str) -> str:
+    tolerance = _TOLERANCE if _MPIEXEC in launch else ""
     return _PREPARE.get(scheduler, "") + tolerance
 
 
@@ -236,9 +303,9 @@ def _without(options: Sequence[str], *names: str) -> tuple[list[str], str | None
     return kept, value
 
 
-def _stop_after_s(limit_s: float) -> float:
+def _margin_s(limit_s: float) -> float:
     """Leave 5 minutes, in short jobs a tenth, to finish what runs and to write."""
-    return limit_s - min(_MARGIN_S, limit_s / 10)
+    return min(_MARGIN_S, limit_s / 10)
 
 
 def _job_name(source: str) -> str:

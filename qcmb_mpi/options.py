@@ -112,8 +112,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="RESULT", type=Path, help=text)
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="ManyBodyInput (JSON, YAML), .xyz or .pdb")
+def _add_input(
+    parser: argparse.ArgumentParser, text: str = "ManyBodyInput (JSON, YAML), .xyz or .pdb"
+) -> None:
+    parser.add_argument("input", metavar="INPUT", help=text)
     _add_geometry_options(parser)
 
 
@@ -245,11 +247,14 @@ def _add_doctor(commands: Any) -> None:
 def _add_jobscript(commands: Any) -> None:
     parser = _command(commands, "jobscript", "Print a ready batch script.")
     parser.add_argument("scheduler", choices=SCHEDULERS, help="the batch system")
-    _add_input(parser)
+    text = "as for run; for Slurm also a directory of inputs: an array of jobs"
+    _add_input(parser, text)
     _add_output(parser)
     add = parser.add_argument
     add("--nodes", type=_positive, default=1, metavar="K", help="nodes of the job (default 1)")
-    add("--cores", type=_positive, metavar="N", help="cores of a node")
+    add("--cores", type=_positive, metavar="N", help="cores of a node (default as here)")
+    starter = "what starts the ranks (default mpiexec; srun: Slurm's own)"
+    add("--launcher", choices=("mpiexec", "srun"), default="mpiexec", help=starter)
     add("--requeue", action="store_true", help="submit again until complete (default off)")
     add_run_options(parser)
 

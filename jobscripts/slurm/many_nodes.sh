@@ -2,7 +2,7 @@
 #SBATCH --job-name=input
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --time=1:00:00
 #SBATCH --signal=B:USR1@300
 
@@ -18,7 +18,7 @@ options=() # of `qcmb-mpi run`
 
 rm -f "$summary"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
-# exec: the warning before the time limit then reaches mpiexec, and through it every rank.
+# exec: the warning before the time limit then reaches the launcher, and through it every rank.
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

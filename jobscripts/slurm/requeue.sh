@@ -2,7 +2,7 @@
 #SBATCH --job-name=input
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --time=1:00:00
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue

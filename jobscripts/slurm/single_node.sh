@@ -2,7 +2,7 @@
 #SBATCH --job-name=input
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --time=1:00:00
 #SBATCH --signal=B:USR1@300
 
@@ -17,6 +17,6 @@ options=() # of `qcmb-mpi run`
 # ----
 
 rm -f "$summary"
-# exec: the warning before the time limit then reaches mpiexec, and through it every rank.
+# exec: the warning before the time limit then reaches the launcher, and through it every rank.
 exec "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}"

@@ -2,12 +2,12 @@
 #SBATCH --job-name=@name
 #SBATCH --nodes=@nodes
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --time=@walltime
-#SBATCH --signal=B:USR1@@300
+#SBATCH --signal=B:USR1@@@margin_s
 
 @settings
 
 rm -f "$summary"
-@{prepare}# exec: the warning before the time limit then reaches mpiexec, and through it every rank.
+@{prepare}# exec: the warning before the time limit then reaches the launcher, and through it every rank.
 exec @{launch}@run

@@ -2,9 +2,9 @@
 #SBATCH --job-name=@name
 #SBATCH --nodes=@nodes
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --time=@walltime
-#SBATCH --signal=B:USR1@@300
+#SBATCH --signal=B:USR1@@@margin_s
 #SBATCH --requeue
 #SBATCH --open-mode=append
 

@@ -95,7 +95,8 @@ def test_ready_scripts_are_sound(name: str, tmp_path: Path) -> None:
 def test_rendered_scripts_are_sound(
     scheduler: str, nodes: int, is_requeued: bool, tmp_path: Path
 ) -> None:
-    job = JobOptions(nodes, is_requeued=is_requeued)
+    launcher = "srun" if scheduler == "slurm" else "mpiexec"
+    job = JobOptions(nodes, is_requeued=is_requeued, launcher=launcher, about="4 tasks, 2 h")
     text = render_jobscript(scheduler, "d ir/it's $(me).json", options=NASTY, job=job)
     check_shell(text, tmp_path)
     assert lint(scheduler, text) == []
@@ -123,6 +124,8 @@ def test_walltime_sets_the_jobs_limit_and_an_earlier_stop() -> None:
     short = render_jobscript("lsf", "w.json", options=["--walltime=90"])
     assert "#BSUB -W 2\n" in short
     assert "stop_after=0:01:21 " in short
+    # A warning that is due before the job begins would stop it at once.
+    assert "USR1@9\n" in render_jobscript("slurm", "w.json", options=["--walltime=90"])
     assert "#SBATCH --time=36:00:00\n" in render_jobscript(
         "slurm", "w.json", job=JobOptions(walltime="1-12:00:00")
     )
@@ -151,6 +154,50 @@ def test_size() -> None:
     assert "#$ -pe mpi 24\n" in render_jobscript("sge", "w.json", job=job)
     assert "exec mpiexec" in render_jobscript("slurm", "w.json", nodes=2)
     assert "exec mpiexec" not in render_jobscript("slurm", "w.json", nodes=1)
+    by_srun = JobOptions(nodes=2, launcher="srun")
+    assert 'exec srun --mpi="$pmi" ' in render_jobscript("slurm", "w.json", job=by_srun)
+
+
+def test_an_array_over_a_directory(tmp_path: Path) -> None:
+    inputs = tmp_path / "my inputs"
+    inputs.mkdir()
+    with pytest.raises(InputError, match="INPUT: this directory has no input"):
+        render_jobscript("slurm", inputs)
+    for name in ("a.yaml", "b.yaml", "c.yaml", "notes.txt"):
+        (inputs / name).touch()
+    text = render_jobscript("slurm", f"{inputs}/")
+    assert "#SBATCH --array=0-2%10\n" in text
+    assert f"inputs=('{inputs}'/*.yaml) " in text
+    assert lint("slurm", text) == []
+    check_shell(text, tmp_path)
+    (inputs / "d.json").touch()
+    with pytest.raises(InputError, match=r"inputs of several kinds: \.json, \.yaml"):
+        render_jobscript("slurm", inputs)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
+def test_an_array_is_slurms_and_of_single_jobs(scheduler: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").touch()
+    with pytest.raises(InputError, match="arrays of jobs are for Slurm, and not with --requeue"):
+        render_jobscript(scheduler, tmp_path, job=JobOptions(is_requeued=scheduler == "slurm"))
+
+
+def test_an_array_where_results_would_be_taken_for_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="results would be taken for inputs"):
+        render_jobscript("slurm", ".")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "launcher", "message"),
+    [("slurm", "aprun", "--launcher: is not known"), ("lsf", "srun", "srun is Slurm's")],
+)
+def test_launchers_that_are_refused(scheduler: str, launcher: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        render_jobscript(scheduler, "w.json", job=JobOptions(launcher=launcher))
 
 
 @pytest.mark.parametrize(
@@ -213,13 +260,15 @@ RECORD = '#!/bin/bash\necho "$(basename "$0") $*" >>called\n'
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
     """A directory with stand-ins for Python, the launchers and the batch system in ``bin``."""
-    stand_ins = {"python": PYTHON, "mpiexec": MPIEXEC, "flux": RECORD}
+    stand_ins = {"python": PYTHON, "mpiexec": MPIEXEC, "srun": MPIEXEC, "flux": RECORD}
     stand_ins |= dict.fromkeys(("scontrol", "qsub"), RECORD)
     (tmp_path / "bin").mkdir()
     for name, text in stand_ins.items():
         path = tmp_path / "bin" / name
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / "input.json").touch()
     for name in ("nodefile", "pe"):
         (tmp_path / name).write_text("n1 4 q\nn2 4 q\n", encoding="utf-8")
     return tmp_path
@@ -231,6 +280,7 @@ def start(stage: Path, text: str, **environ: str) -> subprocess.Popen[bytes]:
     batch = {
         "SLURM_JOB_ID": "5",
         "SLURM_NTASKS": "4",
+        "SLURM_ARRAY_TASK_ID": "0",
         "PBS_O_WORKDIR": str(stage),
         "PBS_NODEFILE": "nodefile",
         "LSB_JOBID": "5",
@@ -257,8 +307,9 @@ def called(stage: Path) -> str:
 def test_run_is_called_as_the_settings_say(name: str, stage: Path) -> None:
     start(stage, ready(name, stage), STATUS="complete").wait(timeout=60)
     words = (stage / "words").read_text("utf-8").split("\n")
+    source = "inputs/input.json" if "array" in name else "input.json"
     assert words[:-1] == [
-        *("-m", "qcmb_mpi", "run", "input.json", "-o", "input.result.json"),
+        *("-m", "qcmb_mpi", "run", source, "-o", "input.result.json"),
         *("--summary", "input.run.json", "--walltime", "0:55:00"),
     ]
 
@@ -287,8 +338,8 @@ def test_dead_ranks_are_done_without_where_mpiexec_can(
 ) -> None:
     start(stage, ready(name, stage), STATUS="complete", VERSION=version).wait(timeout=60)
     launched = stage / "launched"
-    assert launched.exists() == ("single" not in name)
-    if launched.exists():
+    assert launched.exists() == ("single" not in name and "array" not in name)
+    if launched.exists() and "srun" not in name:
         assert launched.read_text("utf-8").startswith("--with-ft\nulfm\n") == is_tolerant
 
 
@@ -363,7 +414,7 @@ def test_a_lost_host_is_tried_again_but_not_for_ever(scheduler: str, stage: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["slurm/single_node.sh", "slurm/many_nodes.sh", "slurm/requeue.sh"]
+    "name", [f"slurm/{n}.sh" for n in ("single_node", "many_nodes", "srun", "array", "requeue")]
 )
 def test_the_warning_reaches_the_program(name: str, stage: Path) -> None:
     environ = {"STATUS": "incomplete", "CODE": "75", "WAIT_FOR_USR1": "1"}
