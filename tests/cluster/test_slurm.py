@@ -1,0 +1,247 @@
+"""The job scripts of ``jobscripts/slurm`` in a real Slurm, on one and on two of its nodes.
+
+The nodes are daemons on this host, so what is true of several hosts is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import hungry
+from qcmb_mpi import schema
+from tests.cluster.slurm import Job, Slurm, a_slurm
+from tests.launch.diary import read_diary
+from tests.launch.jobs import ROOT, command, read, run, wait_until
+from tests.launch.test_run import helium
+
+DIARY = ("--import", "tests.launch.diary")
+BIN = Path(sys.executable).parent
+MPICH = Path(sys.prefix, "other-mpi")
+N_TASKS = 2 * (4 + 6 + 4)
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    """One of six nodes; tests use two at a time."""
+    with a_slurm(6, 2) as one:
+        yield one
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of a minute that has work for longer; submitted first, looked at last.
+
+    Slurm looks for jobs to warn twice a minute: this one at half time.
+    """
+    folder = tmp_path_factory.mktemp("short")
+    write(folder, helium(program="diary", sleep=2.8, diary=str(folder / "diary")))
+    edits = {"--time=1:00:00": "--time=1", "USR1@300": "USR1@25", "0:55:00": "0:00:58"}
+    return slurm.submit(two_nodes(folder, "requeue", "--workers", "1", *DIARY, **edits))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What every job must give, computed without any launcher."""
+    folder = tmp_path_factory.mktemp("expected")
+    write(folder, helium(program="diary", diary=str(folder / "diary")))
+    done = run(command("run", "input.json", "--workers", "2", *DIARY), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return result(folder)
+
+
+def write(folder: Path, document: dict[str, Any]) -> None:
+    (folder / "input.json").write_text(json.dumps(document))
+
+
+def result(folder: Path, name: str = "input") -> bytes:
+    """Return a result without what differs from run to run, and without the diary's keywords."""
+    text = schema.strip_volatile((folder / f"{name}.result.json").read_bytes())
+    return re.sub(rb"\{[^{}]*diary[^{}]*\}", b"", text)
+
+
+def script(folder: Path, name: str, *options: str, **edits: str) -> Path:
+    """Copy a ready script and edit it as its user would: settings, and what stands above them."""
+    text = (ROOT / "jobscripts" / "slurm" / f"{name}.sh").read_text()
+    edits = {
+        r"\$HOME/qcmb/bin": str(BIN),
+        r"options=\(\)": f"options=({' '.join(options)})",
+    } | edits
+    for old, new in edits.items():
+        text, n_found = re.subn(old, new.replace("\\", "\\\\"), text)
+        assert n_found, old
+    path = folder / f"{name}.sh"
+    path.write_text(text)
+    return path
+
+
+def two_nodes(folder: Path, name: str, *options: str, **edits: str) -> Path:
+    return script(folder, name, *options, **{"--nodes=4": "--nodes=2"} | edits)
+
+
+def assert_complete(job: Job, folder: Path, expected: bytes, n_ranks: int = 2) -> None:
+    """Assert that a job ended well, and computed everything once."""
+    assert job.end() == "0", job.told()
+    summary = read(folder / "input.run.json")
+    assert (summary["status"], summary["n_ranks"]) == ("complete", n_ranks)
+    assert sum(agent["n_tasks"] > 0 for agent in summary["agents"]) == n_ranks
+    assert result(folder) == expected
+    assert_computed_once(folder)
+
+
+def assert_computed_once(folder: Path, n_tasks: int = N_TASKS) -> None:
+    counts = Counter(entry.task for entry in read_diary(folder / "diary"))
+    assert len(counts) == n_tasks
+    assert set(counts.values()) == {1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an input of short tasks, enough for two ranks."""
+    write(tmp_path, helium(program="diary", sleep=0.1, diary=str(tmp_path / "diary")))
+    return tmp_path
+
+
+def test_one_node(slurm: Slurm, folder: Path, expected: bytes) -> None:
+    job = slurm.submit(script(folder, "single_node", *DIARY))
+    assert_complete(job, folder, expected, n_ranks=1)
+
+
+@pytest.mark.parametrize("name", ["many_nodes", "srun"])
+def test_two_nodes(slurm: Slurm, folder: Path, expected: bytes, name: str) -> None:
+    job = slurm.submit(two_nodes(folder, name, *DIARY))
+    assert_complete(job, folder, expected)
+
+
+@pytest.mark.parametrize("name", ["many_nodes", "srun"])
+def test_two_nodes_with_mpich(slurm: Slurm, folder: Path, expected: bytes, name: str) -> None:
+    pmi2 = {"pmi=pmix": "pmi=pmi2"} if name == "srun" else {}
+    path = two_nodes(folder, name, *DIARY, **{r":\$PATH": f":$PATH PATH={MPICH}/bin:$PATH"} | pmi2)
+    job = slurm.submit(path, MPI4PY_LIBMPI=str(MPICH / "lib" / "libmpi.so.12"))
+    assert_complete(job, folder, expected)
+
+
+@pytest.mark.parametrize("name", ["many_nodes", "srun"])
+def test_a_warned_job_drains_and_the_next_one_resumes(
+    slurm: Slurm, folder: Path, expected: bytes, name: str
+) -> None:
+    path = two_nodes(folder, name, *DIARY)
+    first = slurm.submit(path)
+    wait_until(lambda: len(read_diary(folder / "diary")) >= 4)
+    slurm.ask("scancel", "-s", "USR1", "-b", first.number)
+    assert first.end() == "75", first.told()
+    assert "stopped early: SIGUSR1" in first.told()
+    assert read(folder / "input.run.json")["status"] == "incomplete"
+    assert_complete(slurm.submit(path), folder, expected)
+    assert read(folder / "input.run.json")["n_reused"] >= 4
+
+
+@pytest.mark.parametrize("mpi", ["none", "pmi2"])
+def test_a_wrong_mpi_is_refused(slurm: Slurm, folder: Path, mpi: str) -> None:
+    job = slurm.submit(two_nodes(folder, "srun", *DIARY, **{"pmi=pmix": f"pmi={mpi}"}))
+    assert job.end() == "2", job.told()
+    (line,) = [line for line in job.told().splitlines() if "qcmb-mpi" in line]
+    assert "srun started 2 ranks but each rank believes it is alone" in line
+    assert "use `srun --mpi=pmix`" in line
+    assert {path.name for path in folder.iterdir()} == {"input.json", "srun.sh", "job.log"}
+
+
+def test_an_array_has_a_job_for_each_input(slurm: Slurm, tmp_path: Path, expected: bytes) -> None:
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for name in ("a", "b"):
+        document = helium(program="diary", diary=str(tmp_path / name))
+        (inputs / f"{name}.json").write_text(json.dumps(document))
+    path = script(tmp_path, "array", "--workers", "1", *DIARY, **{"array=0-9%10": "array=0-1"})
+    job = slurm.submit(path)
+    wait_until(lambda: not slurm.ask("squeue", "-h", "-j", job.number).stdout.strip(), 60)
+    for name in ("a", "b"):
+        assert read(tmp_path / f"{name}.run.json")["status"] == "complete", job.told()
+        assert result(tmp_path, name) == expected
+
+
+def test_the_jobs_memory_is_kept_to(slurm: Slurm, tmp_path: Path) -> None:
+    """Two tasks at once would be too much: Slurm ends the job that is told it may."""
+    jobs = {}
+    for name, words in (("told", ("--memory", "1TB")), ("asked", ())):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder, hungry.document(3, 600_000_000, 2.0))
+        options = (*words, "--workers", "2", "--import", "benchmarks.hungry")
+        path = script(folder, "single_node", *options, **{"--mem=0": "--mem=1000"})
+        jobs[name] = slurm.submit(path)
+    assert jobs["asked"].end() == "0", jobs["asked"].told()
+    (agent,) = read(tmp_path / "asked" / "input.run.json")["agents"]
+    assert agent["memory_limit_bytes"] == int(0.8 * 1000 * 2**20)
+    assert jobs["told"].end() == "0:9"
+    assert "exceeded memory limit" in jobs["told"].told()
+
+
+@pytest.fixture(scope="module")
+def by_nwchem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two atoms by NWChem, without any launcher."""
+    folder = tmp_path_factory.mktemp("nwchem")
+    document = helium(2, program="pyscf")
+    document["specification"]["specification"]["(auto)"]["program"] = "nwchem"
+    document["specification"]["keywords"]["max_nbody"] = 2
+    write(folder, document)
+    done = run(command("run", "input.json", "--workers", "2"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+MPIRUN = """#!/bin/bash
+echo "$@" >>{folder}/started
+exec mpirun --allow-run-as-root "$@"
+"""
+NODE = """all:
+  hostname_pattern: "*"
+  mpiexec_command: "{folder}/mpirun.sh -n {{total_ranks}} -N {{ranks_per_node}}"
+"""
+
+
+@pytest.mark.qc
+@pytest.mark.parametrize("name", ["many_nodes", "srun"])
+@pytest.mark.parametrize("n_ranks", [1])
+def test_nwchem_starts_its_own_mpi(
+    slurm: Slurm, by_nwchem: Path, tmp_path: Path, name: str, n_ranks: int
+) -> None:
+    """On both nodes of a job, with one and two ranks of its own."""
+    shutil.copy(by_nwchem / "input.json", tmp_path)
+    (tmp_path / "qcengine.yaml").write_text(NODE.format(folder=tmp_path))
+    (tmp_path / "mpirun.sh").write_text(MPIRUN.format(folder=tmp_path))
+    (tmp_path / "mpirun.sh").chmod(0o755)
+    path = two_nodes(tmp_path, name, "--threads", str(n_ranks))
+    job = slurm.submit(path, DQM_CONFIG_PATH=str(tmp_path))
+    assert job.end() == "0", job.told()
+    agents = read(tmp_path / "input.run.json")["agents"]
+    assert [agent["n_tasks"] > 0 for agent in agents] == [True, True]
+    started = (tmp_path / "started").read_text() if n_ranks > 1 else ""
+    assert started.count(f"-n {n_ranks} ") == (5 if n_ranks > 1 else 0)
+    assert energies(tmp_path) == pytest.approx(energies(by_nwchem), abs=1e-10)
+    assert energies(tmp_path)["cp_corrected_total_energy"] < -5.6
+
+
+def energies(folder: Path) -> dict[str, float]:
+    """Return the numbers of a result by name."""
+    properties = read(folder / "input.result.json")["properties"]
+    return {n: v for n, v in properties.items() if isinstance(v, float)}
+
+
+def test_a_walltime_too_short_is_warned_requeued_and_resumed(short: Job, expected: bytes) -> None:
+    folder = short.log.parent
+    assert_complete(short, folder, expected)
+    assert int(short.shown()["Restarts"]) >= 1
+    told = short.told()
+    assert "stopped early: SIGUSR1" in told
+    first = re.search(r"incomplete: 28 tasks: (\d+) computed, 0 reused, 0 failed", told)
+    assert first is not None, told
+    assert read(folder / "input.run.json")["n_reused"] >= int(first[1]) > 0
