@@ -1,0 +1,66 @@
+"""The job scripts of ``jobscripts/sge`` in a real Grid Engine of one host, which root can make."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.jobs import DIARY, assert_complete, script, write_tasks
+from tests.launch.diary import read_diary
+from tests.launch.jobs import TIMEOUT_S, environment, read, unmeasured
+
+AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+SETTINGS = ("PYTHONPATH", "OMP_NUM_THREADS", *AS_ROOT)
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one for each of three jobs that have run at the same time."""
+    folder = tmp_path_factory.mktemp("jobs")
+    slots = {"-pe (smp|mpi) [0-9]+": r"-pe smp 2"}
+    one, limited, again = (folder / name for name in ("one", "limited", "again"))
+    write_tasks(one, 0.1)
+    script(one, "sge/single_node", *DIARY, **slots)
+    write_tasks(limited, 2.0)
+    script(limited, "sge/many_nodes", *DIARY, **slots, **{"s_rt=0:55:00": "s_rt=0:00:08"})
+    write_tasks(again, 0.6)
+    script(again, "sge/requeue", *DIARY, **slots, **{"=0:55:00": "=0:00:07"})
+    variables = unmeasured(environment())
+    settings = ",".join(f"{name}={variables[name]}" for name in SETTINGS)
+    submit = 'cd "$each" && qsub -sync y -v "$settings" *.sh >told 2>&1'
+    everything = f"settings=$1; shift; for each; do ({submit}) & done; wait"
+    script_of_host = Path(__file__).with_name("gridengine.sh")
+    words = ["bash", str(script_of_host), "6", "bash", "-c", everything, "-", settings]
+    subprocess.run(
+        [*words, *map(str, (one, limited, again))], env=variables, timeout=TIMEOUT_S, check=True
+    )
+    return folder
+
+
+def exit_code(folder: Path) -> str:
+    """Return what qsub was told of the job's end."""
+    (code,) = re.findall(r"exited with exit code (\d+)", (folder / "told").read_text())
+    return str(code)
+
+
+def test_one_host(jobs: Path, expected: bytes) -> None:
+    assert exit_code(jobs / "one") == "0"
+    assert_complete(jobs / "one", expected, n_ranks=1)
+
+
+def test_the_warning_before_the_limit_reaches_the_ranks(jobs: Path) -> None:
+    folder = jobs / "limited"
+    assert exit_code(folder) == "75"
+    summary = read(folder / "input.run.json")
+    assert (summary["status"], summary["stopped"]) == ("incomplete", "SIGUSR1")
+    assert len(read_diary(folder / "diary")) == summary["n_computed"] > 0
+
+
+def test_a_job_without_time_goes_back_into_the_queue(jobs: Path, expected: bytes) -> None:
+    folder = jobs / "again"
+    assert exit_code(folder) == "0"
+    assert_complete(folder, expected, n_ranks=1)
+    assert read(folder / "input.run.json")["n_reused"] > 0
