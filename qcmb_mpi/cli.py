@@ -13,12 +13,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcmb_mpi import runner
 from qcmb_mpi.errors import InputError, QcmbError
 from qcmb_mpi.options import parse
+
+if TYPE_CHECKING:
+    from qcmb_mpi.jobscript import JobOptions
+    from qcmb_mpi.plan_ranks import Ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,30 +53,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from qcmb_mpi import plan, plan_ranks, schema
-    from qcmb_mpi.machine.walltime import parse_walltime
+    from qcmb_mpi import plan, plan_ranks
 
     n_ranks, n_nodes, rank = plan_ranks.launched(os.environ)
     if rank:
         return 0
-    loaded = schema.read_input(args.input, options=runner.input_options(args))
-    found = plan.make_plan(
-        loaded,
+    ranks = plan_ranks.Ranks(
+        args.ranks or n_ranks, args.nodes or n_nodes, args.dedicated_master, args.respect_binding
+    )
+    words = _words_for_run(args.words, ("plan", "--json"), ("-n", "--ranks", "--nodes"))
+    found = _plan_for(args, ranks, words)
+    print(json.dumps(found, indent=2) if args.json else plan.format_plan(found))
+    return 0
+
+
+def _plan_for(
+    args: argparse.Namespace, ranks: Ranks, words: Sequence[str] = ("INPUT",)
+) -> dict[str, Any]:
+    from qcmb_mpi import plan, schema
+    from qcmb_mpi.machine.walltime import parse_walltime
+
+    return plan.make_plan(
+        schema.read_input(args.input, options=runner.input_options(args)),
         runner.executor_config(args),
         store_path=_store_of_run(args),
         is_fresh=args.fresh,
-        ranks=plan_ranks.Ranks(
-            args.ranks or n_ranks,
-            args.nodes or n_nodes,
-            args.dedicated_master,
-            args.respect_binding,
-        ),
+        ranks=ranks,
         executor=args.executor,
         walltime_s=None if args.walltime is None else parse_walltime(args.walltime),
-        words=_words_for_run(args.words, ("plan", "--json"), ("-n", "--ranks", "--nodes")),
+        words=words,
     )
-    print(json.dumps(found, indent=2) if args.json else plan.format_plan(found))
-    return 0
 
 
 def _store_of_run(args: argparse.Namespace) -> Path | None:
@@ -142,8 +153,11 @@ def _doctor(args: argparse.Namespace) -> int:
 def _jobscript(args: argparse.Namespace) -> int:
     from qcmb_mpi.jobscript import JobOptions, render_jobscript
 
-    job = JobOptions(
-        nodes=args.nodes, cores=args.cores, is_requeued=args.requeue, launcher=args.launcher
+    job = _fitted(
+        args,
+        JobOptions(
+            nodes=args.nodes, cores=args.cores, is_requeued=args.requeue, launcher=args.launcher
+        ),
     )
     words = _words_for_run(
         args.words,
@@ -152,6 +166,26 @@ def _jobscript(args: argparse.Namespace) -> int:
     )
     print(render_jobscript(args.scheduler, args.input, options=words, job=job), end="")
     return 0
+
+
+def _fitted(args: argparse.Namespace, job: JobOptions) -> JobOptions:
+    """Ask the plan how long the job may take, if its input is here."""
+    if not Path(args.input).is_file():
+        return job
+    from qcmb_mpi.jobscript_fit import fit
+    from qcmb_mpi.plan_ranks import Ranks
+    from qcmb_mpi.report.deadline import clock
+
+    ranks = Ranks(
+        args.nodes if args.nodes > 1 else 0,
+        args.nodes,
+        args.dedicated_master,
+        args.respect_binding,
+    )
+    found = fit(_plan_for(args, ranks), args.cores, is_requeued=args.requeue)
+    for note in found.notes:
+        print(f"qcmb-mpi: note: {note}", file=sys.stderr)
+    return replace(job, walltime=clock(found.walltime_s), about=found.about)
 
 
 def _words_for_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -343,6 +344,23 @@ def test_jobscript(capfd: pytest.CaptureFixture[str], scheduler: str, n_nodes: s
     assert "result=out.json" in script
     assert ("mpiexec" in script or "run -" in script or "srun" in script) or n_nodes == "1"
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_jobscript_is_fitted_to_the_input(capfd: pytest.CaptureFixture[str]) -> None:
+    source = write(many_body_input(3))
+    words = ("jobscript", "slurm", source, "--nodes", "2", "--cores", "8", *FLAKY)
+    code, script, err = call(capfd, *words, "--launcher", "srun")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^# ---- settings \(plan: \d+ tasks, .* on 2 nodes of 8 cores\)$", script, re.M
+    )
+    assert "#SBATCH --time=0:10:00\n" in script
+    assert "exec srun " in script
+    assert "options=(--import tests.flaky)" in script
+    code, script, err = call(capfd, *words, "--walltime", "0:00:01")
+    assert code == 0
+    assert "#SBATCH --time=0:00:01\n" in script
+    assert_refused(call(capfd, "jobscript", "slurm", write({}, "empty.json"), *FLAKY), "molecule")
 
 
 def test_jobscript_that_goes_back_into_the_queue(capfd: pytest.CaptureFixture[str]) -> None:
