@@ -20,7 +20,7 @@ max_restarts=20
 rm -f "$summary"
 flux run --nodes="$nodes" --ntasks="$nodes" --exclusive -o pmi=pmix \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
-  --walltime "$stop_after" "${options[@]}"
+  --walltime "$stop_after" "${options[@]}" </dev/null # or it might read this script
 code=$?
 
 read_state='import json, sys; s = json.load(open(sys.argv[1]))

@@ -22,7 +22,7 @@ rm -f "$summary"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$PBS_NODEFILE")" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
-  --walltime "$stop_after" "${options[@]}"
+  --walltime "$stop_after" "${options[@]}" </dev/null # or it might read this script
 code=$?
 
 read_state='import json, sys; s = json.load(open(sys.argv[1]))

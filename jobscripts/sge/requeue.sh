@@ -23,7 +23,7 @@ awk '{print $1" slots=1"}' "$PE_HOSTFILE" >"$hosts"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
 mpiexec "${tolerant[@]}" --bind-to none -n "$NHOSTS" --hostfile "$hosts" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
-  --walltime "$stop_after" "${options[@]}"
+  --walltime "$stop_after" "${options[@]}" </dev/null # or it might read this script
 code=$?
 
 read_state='import json, sys; s = json.load(open(sys.argv[1]))

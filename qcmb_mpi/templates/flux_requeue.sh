@@ -9,7 +9,7 @@ script=requeue.sh # this file's name: it submits itself again
 max_restarts=20
 
 rm -f "$summary"
-@{prepare}@{launch}@run
+@{prepare}@{launch}@run </dev/null # or it might read this script
 code=$?
 
 @status

@@ -11,7 +11,7 @@
 @settings
 
 rm -f "$summary"
-@{prepare}@{launch}@run
+@{prepare}@{launch}@run </dev/null # or it might read this script
 code=$?
 
 @status

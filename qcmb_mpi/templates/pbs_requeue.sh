@@ -11,7 +11,7 @@ max_restarts=20
 
 cd "$PBS_O_WORKDIR" || exit 1
 rm -f "$summary"
-@{prepare}@{launch}@run
+@{prepare}@{launch}@run </dev/null # or it might read this script
 code=$?
 
 @status
