@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.jobs import DIARY, assert_complete, script, write_tasks
+from tests.cluster.scripts import DIARY, assert_complete, expected_result, script, warn, write_tasks
 from tests.launch.diary import read_diary
-from tests.launch.jobs import TIMEOUT_S, environment, read, unmeasured
+from tests.launch.jobs import TIMEOUT_S, environment, read, started, unmeasured
 
 AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 SETTINGS = ("PYTHONPATH", "OMP_NUM_THREADS", *AS_ROOT)
+expected = pytest.fixture(scope="module")(expected_result)
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,20 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one, limited, again = (folder / name for name in ("one", "limited", "again"))
     write_tasks(one, 0.1)
     script(one, "sge/single_node", *DIARY, **slots)
-    write_tasks(limited, 2.0)
-    script(limited, "sge/many_nodes", *DIARY, **slots, **{"s_rt=0:55:00": "s_rt=0:00:08"})
-    write_tasks(again, 0.6)
-    script(again, "sge/requeue", *DIARY, **slots, **{"=0:55:00": "=0:00:07"})
+    write_tasks(limited, 1.6)
+    script(limited, "sge/many_nodes", *DIARY, **slots, **{"s_rt=0:55:00": "s_rt=0:00:15"})
+    write_tasks(again, 0.4)
+    script(again, "sge/requeue", *DIARY, **slots)
     variables = unmeasured(environment())
     settings = ",".join(f"{name}={variables[name]}" for name in SETTINGS)
     submit = 'cd "$each" && qsub -sync y -v "$settings" *.sh >told 2>&1'
     everything = f"settings=$1; shift; for each; do ({submit}) & done; wait"
     script_of_host = Path(__file__).with_name("gridengine.sh")
     words = ["bash", str(script_of_host), "6", "bash", "-c", everything, "-", settings]
-    subprocess.run(
-        [*words, *map(str, (one, limited, again))], env=variables, timeout=TIMEOUT_S, check=True
-    )
+    with started([*words, *map(str, (one, limited, again))], cwd=folder, env=variables) as engine:
+        warn(again)
+        _, told = engine.communicate(timeout=TIMEOUT_S)
+    assert engine.returncode == 0, told
     return folder
 
 
@@ -59,8 +60,8 @@ def test_the_warning_before_the_limit_reaches_the_ranks(jobs: Path) -> None:
     assert len(read_diary(folder / "diary")) == summary["n_computed"] > 0
 
 
-def test_a_job_without_time_goes_back_into_the_queue(jobs: Path, expected: bytes) -> None:
+def test_a_job_that_is_stopped_goes_back_into_the_queue(jobs: Path, expected: bytes) -> None:
     folder = jobs / "again"
     assert exit_code(folder) == "0"
     assert_complete(folder, expected, n_ranks=1)
-    assert read(folder / "input.run.json")["n_reused"] > 0
+    assert read(folder / "input.run.json")["n_reused"] >= 4

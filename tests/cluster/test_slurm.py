@@ -14,13 +14,24 @@ from pathlib import Path
 import pytest
 
 from benchmarks import hungry
-from tests.cluster.jobs import DIARY, assert_complete, result, script, write, write_tasks
+from tests.cluster.scripts import (
+    DIARY,
+    assert_complete,
+    expected_result,
+    folder_of_tasks,
+    result,
+    script,
+    write,
+    write_tasks,
+)
 from tests.cluster.slurm import Job, Slurm, a_slurm
 from tests.launch.diary import read_diary
 from tests.launch.jobs import command, read, run, wait_until
 from tests.launch.test_run import helium
 
 MPICH = Path(sys.prefix, "other-mpi")
+expected = pytest.fixture(scope="module")(expected_result)
+folder = pytest.fixture(folder_of_tasks)
 
 
 @pytest.fixture(scope="module")

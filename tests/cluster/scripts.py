@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from qcmb_mpi import schema
 from tests.launch.diary import read_diary
-from tests.launch.jobs import ROOT, read
+from tests.launch.jobs import ROOT, command, read, run, wait_until
 from tests.launch.test_run import helium
 
 DIARY = ("--import", "tests.launch.diary")
@@ -27,6 +31,21 @@ def write(folder: Path, document: dict[str, Any]) -> None:
 def write_tasks(folder: Path, seconds: float) -> None:
     """Write an input of tasks that take a while and are put down in a diary."""
     write(folder, helium(program="diary", sleep=seconds, diary=str(folder / "diary")))
+
+
+def expected_result(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the result of those tasks, computed without any batch system: a fixture's work."""
+    folder = tmp_path_factory.mktemp("expected")
+    write_tasks(folder, 0.0)
+    done = run(command("run", "input.json", "--workers", "2", *DIARY), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return result(folder)
+
+
+def folder_of_tasks(tmp_path: Path) -> Path:
+    """Return a folder with an input of short tasks, enough for two ranks: a fixture's work."""
+    write_tasks(tmp_path, 0.1)
+    return tmp_path
 
 
 def script(folder: Path, name: str, *options: str, **edits: str) -> Path:
@@ -48,6 +67,17 @@ def result(folder: Path, name: str = "input") -> bytes:
     """Return a result without what differs from run to run, and without the diary's keywords."""
     text = schema.strip_volatile((folder / f"{name}.result.json").read_bytes())
     return re.sub(rb"\{[^{}]*diary[^{}]*\}", b"", text)
+
+
+def warn(folder: Path) -> None:
+    """Once a run there has some results, warn its launcher as a batch system would."""
+    wait_until(lambda: len(read_diary(folder / "diary")) >= 4)
+    (launcher,) = [
+        process
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] in ("mpiexec", "prterun") and process.cwd() == str(folder)
+    ]
+    launcher.send_signal(signal.SIGUSR1)
 
 
 def assert_complete(folder: Path, expected: bytes, n_ranks: int) -> None:
