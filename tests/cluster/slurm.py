@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.scripts import assert_complete, script
 from tests.launch.jobs import environment, unmeasured, wait_until
 
 TIMEOUT_S = 120.0
@@ -109,3 +110,20 @@ def a_slurm(n_nodes: int, n_cpus: int) -> Iterator[Slurm]:
             yield Slurm({**variables, "SLURM_CONF": conf, "TMPDIR": str(folder)})
         finally:
             server.communicate(timeout=60)
+
+
+def four_nodes() -> Iterator[Slurm]:
+    """Start one of four nodes of two CPUs: a fixture's work."""
+    with a_slurm(4, 2) as one:
+        yield one
+
+
+def two_nodes(folder: Path, name: str, *options: str, **edits: str) -> Path:
+    """Copy a ready script for four nodes and edit it for two."""
+    return script(folder, f"slurm/{name}", *options, **{"--nodes=4": "--nodes=2"} | edits)
+
+
+def assert_ends_well(job: Job, expected: bytes, n_ranks: int = 2) -> None:
+    """Assert that a job ended well, and computed everything once."""
+    assert job.end() == "0", job.told()
+    assert_complete(job.log.parent, expected, n_ranks)

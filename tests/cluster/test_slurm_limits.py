@@ -1,0 +1,80 @@
+"""A real Slurm's limits of time and memory, and its warning before the time is over."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import hungry
+from tests.cluster.scripts import (
+    DIARY,
+    expected_result,
+    folder_of_tasks,
+    script,
+    write,
+    write_tasks,
+)
+from tests.cluster.slurm import Job, Slurm, assert_ends_well, four_nodes, two_nodes
+from tests.launch.diary import read_diary
+from tests.launch.jobs import read, wait_until
+
+slurm = pytest.fixture(scope="module")(four_nodes)
+expected = pytest.fixture(scope="module")(expected_result)
+folder = pytest.fixture(folder_of_tasks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of a minute that has work for longer; submitted first, looked at last.
+
+    Slurm looks for jobs to warn twice a minute: this one at half time.
+    """
+    folder = tmp_path_factory.mktemp("short")
+    write_tasks(folder, 2.8)
+    edits = {"--time=1:00:00": "--time=1", "USR1@300": "USR1@25", "0:55:00": "0:00:58"}
+    return slurm.submit(two_nodes(folder, "requeue", "--workers", "1", *DIARY, **edits))
+
+
+@pytest.mark.parametrize("name", ["many_nodes", "srun"])
+def test_a_warned_job_drains_and_the_next_one_resumes(
+    slurm: Slurm, folder: Path, expected: bytes, name: str
+) -> None:
+    write_tasks(folder, 0.4)
+    path = two_nodes(folder, name, "--workers", "1", *DIARY)
+    first = slurm.submit(path)
+    wait_until(lambda: len(read_diary(folder / "diary")) >= 4)
+    slurm.ask("scancel", "-s", "USR1", "-b", first.number)
+    assert first.end() == "75", first.told()
+    assert "stopped early: SIGUSR1" in first.told()
+    assert read(folder / "input.run.json")["status"] == "incomplete"
+    assert_ends_well(slurm.submit(path), expected)
+    assert read(folder / "input.run.json")["n_reused"] >= 4
+
+
+def test_the_jobs_memory_is_kept_to(slurm: Slurm, tmp_path: Path) -> None:
+    """Two tasks at once would be too much: Slurm ends the job that is told it may."""
+    jobs = {}
+    for name, words in (("told", ("--memory", "1TB")), ("asked", ())):
+        folder = tmp_path / name
+        write(folder, hungry.document(3, 600_000_000, 2.0))
+        options = (*words, "--workers", "2", "--import", "benchmarks.hungry")
+        path = script(folder, "slurm/single_node", *options, **{"--mem=0": "--mem=1000"})
+        jobs[name] = slurm.submit(path)
+    assert jobs["asked"].end() == "0", jobs["asked"].told()
+    (agent,) = read(tmp_path / "asked" / "input.run.json")["agents"]
+    assert agent["memory_limit_bytes"] == int(0.8 * 1000 * 2**20)
+    assert jobs["told"].end() == "0:9"
+    assert "exceeded memory limit" in jobs["told"].told()
+
+
+def test_a_walltime_too_short_is_warned_requeued_and_resumed(short: Job, expected: bytes) -> None:
+    folder = short.log.parent
+    assert_ends_well(short, expected)
+    assert int(short.shown()["Restarts"]) >= 1
+    told = short.told()
+    assert "stopped early: SIGUSR1" in told
+    first = re.search(r"incomplete: 28 tasks: (\d+) computed, 0 reused, 0 failed", told)
+    assert first is not None, told
+    assert read(folder / "input.run.json")["n_reused"] >= int(first[1]) > 0
