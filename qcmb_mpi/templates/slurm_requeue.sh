@@ -24,4 +24,4 @@ case $state in
 esac
 case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
 [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75
-scontrol requeue "$SLURM_JOB_ID"
+scontrol requeue "$SLURM_JOB_ID" || exit 75

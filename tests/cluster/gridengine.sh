@@ -5,7 +5,7 @@
 # in .ci/run, whose files stay as they are.
 set -eu
 if [ "${1-}" != --inside ]; then
-  folder=$(mktemp -d /tmp/qcmb-sge.XXXXXX)
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/qcmb-sge.XXXXXX")
   trap 'rm -rf "$folder"' EXIT
   unshare --net --uts --mount --pid --fork --mount-proc --kill-child --propagation private \
     bash "$0" --inside "$folder" "$@"
