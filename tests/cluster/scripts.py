@@ -72,12 +72,16 @@ def result(folder: Path, name: str = "input") -> bytes:
 def warn(folder: Path) -> None:
     """Once a run there has some results, warn its launcher as a batch system would."""
     wait_until(lambda: len(read_diary(folder / "diary")) >= 4)
-    (launcher,) = [
-        process
-        for process in psutil.process_iter(["name"])
-        if process.info["name"] in ("mpiexec", "prterun") and process.cwd() == str(folder)
-    ]
-    launcher.send_signal(signal.SIGUSR1)
+    launchers = [process for process in psutil.process_iter() if _launches_in(process, folder)]
+    assert len(launchers) == 1
+    launchers[0].send_signal(signal.SIGUSR1)
+
+
+def _launches_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.name() in ("mpiexec", "prterun") and process.cwd() == str(folder)
+    except psutil.Error:  # another job's, and gone
+        return False
 
 
 def assert_complete(folder: Path, expected: bytes, n_ranks: int) -> None:
