@@ -5,6 +5,7 @@ The nodes are daemons on this host, so what is true of several hosts is tested e
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -80,6 +81,7 @@ def by_nwchem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = helium(2, program="pyscf")
     document["specification"]["specification"]["(auto)"]["program"] = "nwchem"
     document["specification"]["keywords"]["max_nbody"] = 2
+    document["specification"]["protocols"] = {"cluster_results": "all"}
     write(folder, document)
     done = run(command("run", "input.json", "--workers", "2"), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -88,15 +90,19 @@ def by_nwchem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.qc
 @pytest.mark.parametrize("name", ["many_nodes", "srun"])
+@pytest.mark.parametrize("n_ranks", [1])
 def test_nwchem_starts_its_own_mpi(
-    slurm: Slurm, by_nwchem: Path, tmp_path: Path, name: str
+    slurm: Slurm, by_nwchem: Path, tmp_path: Path, name: str, n_ranks: int
 ) -> None:
-    """On both nodes of a job."""
+    """On both nodes of a job, with as many ranks of its own as threads were asked for."""
     shutil.copy(by_nwchem / "input.json", tmp_path)
-    job = slurm.submit(two_nodes(tmp_path, name, "--threads", "1"))
+    job = slurm.submit(two_nodes(tmp_path, name, "--threads", str(n_ranks)))
     assert job.end() == "0", job.told()
     agents = read(tmp_path / "input.run.json")["agents"]
     assert [agent["n_tasks"] > 0 for agent in agents] == [True, True]
+    records = read(tmp_path / "input.result.json")["cluster_results"].values()
+    told = [re.search(r"nproc *= *([0-9]+)", record["stdout"]) for record in records]
+    assert [found and int(found[1]) for found in told] == [n_ranks] * 5
     assert energies(tmp_path) == pytest.approx(energies(by_nwchem), abs=1e-10)
     assert energies(tmp_path)["cp_corrected_total_energy"] < -5.6
 
