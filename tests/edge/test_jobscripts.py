@@ -374,6 +374,12 @@ def test_requeue_by_the_summary_not_by_the_exit_code(scheduler: str, stage: Path
     assert AGAIN[scheduler] == (called(stage) or code)
 
 
+def test_where_slurm_refuses_to_requeue_the_exit_code_says_that_it_is_not_done(stage: Path) -> None:
+    (stage / "bin" / "scontrol").write_text("#!/bin/bash\nexit 1\n", encoding="utf-8")
+    text = ready("slurm/requeue.sh", stage)
+    assert start(stage, text, STATUS="incomplete", CODE="75").wait(timeout=60) == 75
+
+
 @pytest.mark.parametrize("scheduler", AGAIN)
 @pytest.mark.parametrize("code", [2, 70])
 def test_what_would_end_in_the_same_way_is_not_tried_again(
