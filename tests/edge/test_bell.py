@@ -89,8 +89,8 @@ def test_an_agent_without_slots_waits_no_longer_when_its_bell_rings(
 def test_a_calm_agent_does_not_hear_its_bell(
     listener: Agent, bells: tuple[Bell, Bell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "_HOLD_S", 1e6)
     monkeypatch.setattr(agents, "_CALM_SHARE", 1e6)
+    listener._timing.hold_s = 1e6
     open_space(listener, ToyRecipe(toy_expansion(26), seconds=0.001))
     work(listener, range(2000))
     hear(listener, lambda _: listener.is_calm)
