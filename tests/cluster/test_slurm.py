@@ -90,7 +90,7 @@ def by_nwchem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.qc
 @pytest.mark.parametrize("name", ["many_nodes", "srun"])
-@pytest.mark.parametrize("n_ranks", [1])
+@pytest.mark.parametrize("n_ranks", [1, 2])
 def test_nwchem_starts_its_own_mpi(
     slurm: Slurm, by_nwchem: Path, tmp_path: Path, name: str, n_ranks: int
 ) -> None:
