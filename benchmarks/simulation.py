@@ -69,11 +69,11 @@ SMOKE = Scale(
 # ---- what a result costs the master --------------------------------------------------------------
 
 
-def unpack_s(outcomes: Sequence[Any], n_repeats: int = 20) -> float:
+def unpack_s(outcomes: Sequence[Any], n_repeats: int = 200) -> float:
     """Measure the processor time to unpack a result that came in a message with others."""
     from qcmb_mpi.execution.wire import Done
 
-    packed = pickle.dumps(Done(tuple(outcomes)), pickle.HIGHEST_PROTOCOL)
+    packed = pickle.dumps(Done(outcomes), pickle.HIGHEST_PROTOCOL)
     began = time.process_time()
     for _ in range(n_repeats):
         pickle.loads(packed)
@@ -104,11 +104,13 @@ def store_s(folder: Path, n_results: int, n_at_once: int = 64) -> float:
         return (spent_s + time.process_time() - began) / n_results
 
 
-def outcomes(first: int, n: int) -> list[Any]:
-    """Make results such as tasks give that only have an energy."""
+def outcomes(first: int, n: int) -> Sequence[Any]:
+    """Make a report of results such as tasks give that only have an energy."""
     from qcmb_mpi.execution.outcome import Outcome
+    from qcmb_mpi.execution.outcomes import Outcomes
 
-    return [
+    rank = first // n
+    told = [
         Outcome(
             space=0,
             task=task,
@@ -118,12 +120,13 @@ def outcomes(first: int, n: int) -> list[Any]:
             energy_hartree=-76.0 - 1e-6 * task,
             program="pyscf",
             version="2.10.0",
-            host=f"node{task % 7}",
-            rank=task % 99,
+            host=f"node{rank % 7}",
+            rank=rank,
             slot=task % 64,
         )
         for task in range(first, first + n)
     ]
+    return Outcomes.of(told)
 
 
 def handling(n_results: int) -> dict[str, float]:
