@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,23 @@ from qcmb_mpi.execution.layout import Placement
 from qcmb_mpi.execution.observer import Observer
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
-from qcmb_mpi.execution.wire import AgentInfo, Done, Lost, Open, Ready, Returned, Shut, Work
+from qcmb_mpi.execution.wire import (
+    AgentInfo,
+    Done,
+    FromAgent,
+    Lost,
+    Open,
+    Ready,
+    Returned,
+    Shut,
+    ToAgent,
+    Work,
+)
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
 from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.scheduling.reporting import report_interval_s
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
 from tests.edge.transports import RecordingTransport
 from tests.engines import ToyRecipe, toy_energy
@@ -330,6 +343,42 @@ def test_a_job_is_closed_at_every_agent() -> None:
     work(transport, job(), Notes())
     assert [to for to, _ in transport.sent_of(Open)] == [0, 1, 2]
     assert transport.sent[-3:] == [(0, Shut(0)), (1, Shut(0)), (2, Shut(0))]
+
+
+class Numbering(RecordingTransport):
+    """Numbers reports, and notes the last one with what work says of it."""
+
+    n_told = 0
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
+        """Return what one agent has to say."""
+        news = super().poll(timeout_s)
+        self.n_told += sum(isinstance(message, Done) for _, message in news)
+        return [
+            (to, replace(message, number=self.n_told) if isinstance(message, Done) else message)
+            for to, message in news
+        ]
+
+    def send(self, to: int, message: ToAgent) -> None:
+        """Compare."""
+        if isinstance(message, Work):
+            assert message.n_heard == self.n_told
+        super().send(to, message)
+
+
+def test_work_tells_which_report_was_the_last_that_was_heard() -> None:
+    transport = Numbering(1)
+    one_by_one = SchedulerOptions(lookahead_s=0.0, lookahead_tasks=0)
+    assert work(transport, job(), Notes(), options=one_by_one)
+    assert len(transport.sent_of(Work)) > 2
+
+
+def test_agents_are_told_how_long_to_collect_results_for_how_many_they_are() -> None:
+    for n_agents in (1, 3):
+        transport = RecordingTransport(n_agents)
+        work(transport, job(), Notes())
+        told = {getattr(message, "report_s", None) for _, message in transport.sent_of(Open)}
+        assert told == {report_interval_s(n_agents)}
 
 
 def test_stale_messages_of_another_job_are_ignored() -> None:
