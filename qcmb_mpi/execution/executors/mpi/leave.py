@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from qcmb_mpi.execution.executors.mpi import startup_watch
+from qcmb_mpi.execution.executors.mpi import startup_watch, undertaker
 
 EXIT_INCOMPLETE = 75
 _PATIENCE_S = 30.0
@@ -52,9 +52,13 @@ def _flush() -> None:
             stream.flush()
 
 
+def _launcher() -> int:
+    return startup_watch.launcher_of(os.environ.get("PMIX_NAMESPACE", ""))
+
+
 def end_launcher() -> None:
     """Ask the daemon that started this rank to end the job."""
-    startup_watch.end(startup_watch.launcher_of(os.environ.get("PMIX_NAMESPACE", "")))
+    startup_watch.end(_launcher())
 
 
 def _abort(code: int) -> NoReturn:
@@ -128,6 +132,8 @@ class Departure:
 
         _flush()
         self._take_leave(patience_s if MPI.COMM_WORLD.rank else _PATIENCE_S)
+        if self._has_silent:
+            undertaker.send_for(_launcher())
         if self.is_tolerant:
             end_launcher()
             time.sleep(_ABORT_S)  # it kills us
