@@ -147,7 +147,18 @@ def _repair(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from qcmb_mpi import doctor
 
-    return doctor.report(args.json)
+    return doctor.report(args.json, problems=args.input and (lambda: _problems(args.input)))
+
+
+def _problems(source: str) -> list[str]:
+    from qcmb_mpi import plan, schema
+    from qcmb_mpi.execution.executors.base import ExecutorConfig
+
+    try:
+        found: list[str] = plan.make_plan(schema.read_input(source), ExecutorConfig())["problems"]
+    except InputError as error:
+        return [str(error)]
+    return found
 
 
 def _jobscript(args: argparse.Namespace) -> int:

@@ -15,12 +15,13 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from qcmb_mpi import __version__
+from qcmb_mpi.doctor_hosts import hosts_findings
 from qcmb_mpi.doctor_probes import (
     Ask,
     Finding,
@@ -33,7 +34,7 @@ from qcmb_mpi.doctor_probes import (
 )
 from qcmb_mpi.machine import hwloc
 from qcmb_mpi.machine.affinity import allocation_mask, can_pin
-from qcmb_mpi.machine.launcher import child_environment, launcher
+from qcmb_mpi.machine.launcher import child_environment, launcher, wants_mpi
 from qcmb_mpi.machine.limits import Limits, format_memory, read_limits
 from qcmb_mpi.machine.threads import slot_environment
 from qcmb_mpi.machine.topology import Topology, format_cpu_list, read_topology
@@ -50,10 +51,16 @@ _OF_THE_HOST = (
 _THREADING = ("OMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_", "KMP_", "GOMP_")
 
 
-def report(is_json: bool, environ: Mapping[str, str] | None = None) -> int:
+def report(
+    is_json: bool,
+    environ: Mapping[str, str] | None = None,
+    *,
+    problems: Callable[[], Sequence[str]] | None = None,
+) -> int:
     """Print what is found; return 1 if there is a problem.
 
-    In a job rank 0 tells everything, the first rank of each other host what is of that host.
+    In a job rank 0 tells everything, the first rank of each other host what is of that host; then
+    rank 0 where the hosts differ.
 
     Parameters
     ----------
@@ -61,19 +68,40 @@ def report(is_json: bool, environ: Mapping[str, str] | None = None) -> int:
         Only rank 0 prints then.
     environ : Mapping of str to str, optional
         This process's by default.
+    problems : callable, optional
+        Gives what would keep an input from running here.
     """
     environ = dict(os.environ if environ is None else environ)
     started = launcher(environ)
     rank = (started.rank if started else 0) or 0
-    if rank and (is_json or started is None or started.local_rank != 0):
-        return 0
-    findings = diagnose(environ)
-    heading = ""
-    if rank:
-        findings = [finding for finding in findings if finding.name in _OF_THE_HOST]
-        heading = f"\n{socket.gethostname()}, from rank {rank}\n"
-    print(heading + (to_json(findings) if is_json else render(findings)), flush=True)
-    return int(any(finding.status == "problem" for finding in findings))
+    is_leader = not rank or (started is not None and started.local_rank == 0)
+    findings = diagnose(environ) if is_leader else []
+    if not rank and problems is not None:
+        findings.append(_input(problems()))
+    told = [each for each in findings if not rank or each.name in _OF_THE_HOST]
+    if told and not is_json:
+        heading = f"\n{socket.gethostname()}, from rank {rank}\n" if rank else ""
+        print(heading + render(told), flush=True)
+    has_answered = True
+    if wants_mpi(environ):
+        host = socket.gethostname()
+        of_all, has_answered = hosts_findings(host, findings, environ, is_leader=is_leader)
+        if not rank:
+            told += of_all
+            if of_all and not is_json:
+                print(f"\nall hosts\n{render(of_all)}", flush=True)
+    if is_json and not rank:
+        print(to_json(told), flush=True)
+    code = int(any(finding.status == "problem" for finding in told))
+    if not has_answered:
+        os._exit(1)
+    return code
+
+
+def _input(problems: Sequence[str]) -> Finding:
+    advice = "a run would end at once; `qcmb-mpi plan INPUT` tells more"
+    found = "; ".join(problems) or "a run of it can start here"
+    return Finding("input", *by(not problems, "problem", found, advice))
 
 
 def diagnose(

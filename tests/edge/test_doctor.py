@@ -464,6 +464,7 @@ def test_in_a_job_every_host_reports_once(
 ) -> None:
     found = [Finding("cores", "ok", "4"), Finding("MPI library", "problem", "none", "install it")]
     monkeypatch.setattr("qcmb_mpi.doctor.diagnose", lambda _: found)
+    monkeypatch.setattr("qcmb_mpi.doctor.hosts_findings", lambda *_, **__: ([], True))
     environ = {
         "OMPI_COMM_WORLD_SIZE": "4",
         "OMPI_COMM_WORLD_RANK": rank,

@@ -104,7 +104,7 @@ class MPIExecutor(Executor):
             os.environ.setdefault("OMPI_MCA_btl", "^ofi")
             is_up = "mpi4py.MPI" in sys.modules
             with self._watched(environment, math.inf if is_up else startup_watch.LIMIT_S):
-                _start_mpi()
+                start_mpi()
             from mpi4py import MPI
 
             self._departure.prepare()
@@ -268,7 +268,13 @@ class MPIExecutor(Executor):
         )
 
 
-def _start_mpi() -> None:
+def start_mpi() -> None:
+    """Have MPI started, or say why it cannot be.
+
+    Raises
+    ------
+    TopologyError
+    """
     try:
         from mpi4py import MPI  # noqa: F401
     except (ImportError, RuntimeError) as error:

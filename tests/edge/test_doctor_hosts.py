@@ -1,0 +1,124 @@
+"""What the doctor says of a job's hosts together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from qcmb_mpi import doctor, doctor_hosts
+from qcmb_mpi.doctor_hosts import Host, clocks, differences, hosts_findings
+from qcmb_mpi.doctor_probes import Finding
+from qcmb_mpi.errors import TopologyError
+from qcmb_mpi.execution.executors.mpi import survey
+from qcmb_mpi.execution.executors.mpi.survey import Report
+
+
+def host(name: str, programs: str = "pyscf 2.9, xtb 6.7", **clock: float) -> Host:
+    findings = [
+        Finding("Python", "ok", "3.11.7, /usr/bin/python"),
+        Finding("scratch", "ok", f"/scratch/{name}"),
+        Finding("programs", "ok", programs),
+    ]
+    return Host(name, findings, **clock)
+
+
+def test_hosts_that_are_alike() -> None:
+    finding = differences([host("n1"), host("n2"), host("n3")])
+    assert (finding.status, finding.advice) == ("ok", "")
+    assert finding.found.startswith("3 with the same")
+
+
+def test_a_program_that_is_missing_on_one_host() -> None:
+    finding = differences([host("n1"), host("n2", "pyscf 2.9"), host("n3")])
+    assert finding.status == "warning"
+    assert finding.found == "n2 lacks xtb"
+    assert "on another host" in finding.advice
+
+
+def test_versions_that_differ() -> None:
+    unknown = "pyscf 2.9, xtb version unknown (OSError); a does not load: OSError: x, y"
+    finding = differences([host("n1"), host("n2", "pyscf 2.8, xtb 6.7"), host("n3", unknown)])
+    assert finding.found == "pyscf is 2.9 on n1, 2.8 on n2, 2.9 on n3"
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "doubt_s", "found"),
+    [
+        (0.9, 0.0, ""),
+        (-0.9, 0.0, ""),
+        (30.0, 29.5, ""),
+        (30.2, 0.1, "n2 is 30 s ahead of n1"),
+        (-3600.0, 1.0, "n2 is 3600 s behind n1"),
+    ],
+)
+def test_clocks(ahead_s: float, doubt_s: float, found: str) -> None:
+    finding = clocks([host("n1"), host("n2", ahead_s=ahead_s, doubt_s=doubt_s), host("n3")])
+    assert finding.status == ("warning" if found else "ok")
+    assert finding.found == found or not found
+    assert bool(finding.advice) == bool(found)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[list[Finding], bool]:
+    """Ask with this in place of MPI."""
+    monkeypatch.setattr(survey, "survey", answer)
+    return hosts_findings("n1", [], {}, is_leader=True)
+
+
+def test_what_ranks_say_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(said: Host, environ: Mapping[str, str]) -> list[Report]:
+        return [Report(0, said, 0.0, 0.0), Report(2, host("n2"), 99.0, 0.0)]
+
+    found, has_answered = asked(monkeypatch, answer)
+    assert has_answered
+    assert [each.name for each in found] == ["hosts", "clocks"]
+    assert found[1].found == "n2 is 99 s ahead of n1"
+
+
+def test_other_ranks_have_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, lambda *_: []) == ([], True)
+
+
+def test_a_world_that_is_not_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[Report]:
+        raise TopologyError("srun started 3 ranks but each is alone; use `srun --mpi=pmix`")
+
+    (finding,), has_answered = asked(monkeypatch, refuse)
+    assert has_answered
+    assert finding.status == "problem"
+    assert (finding.found, finding.advice) == (
+        "srun started 3 ranks but each is alone",
+        "use `srun --mpi=pmix`",
+    )
+
+
+def test_an_mpi_that_hangs_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor_hosts, "_PATIENCE_S", 0.1)
+    (finding,), has_answered = asked(monkeypatch, lambda *_: time.sleep(600))
+    assert not has_answered
+    assert finding.status == "problem"
+    assert "does not answer within 0.1 s" in finding.found
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(doctor, "diagnose", lambda _: [])
+    job = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    assert doctor.report(False, job) == 1
+    assert left == [1]
+    assert "does not answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("problems", "status"), [([], "ok"), (["no room"], "problem")])
+def test_an_input(
+    problems: list[str],
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda _: [])
+    assert doctor.report(False, {}, problems=lambda: problems) == len(problems)
+    assert capsys.readouterr().out.startswith(f"{status:<8} input")

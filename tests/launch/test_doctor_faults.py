@@ -1,0 +1,51 @@
+"""Faults of one machine that the doctor has to name, provoked for real, all in one call."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.launch.calls import call
+from tests.launch.jobs import command, environment, run
+from tests.launch.test_run import helium, write
+
+
+def test_faults_of_a_machine_are_named(tmp_path: Path) -> None:
+    document = helium(program="pyscf")
+    document["molecule"]["symbols"] = ["Ar"] * 4
+    model = {"method": "ccsd(t)", "basis": "aug-cc-pv5z"}
+    document["specification"]["specification"]["(auto)"]["model"] = model
+    source = write(tmp_path, document)
+    config = {"all": {"hostname_pattern": "*", "scratch_directory": str(source / "no")}}
+    (tmp_path / "qcengine.yaml").write_text(json.dumps(config))
+    words = ["taskset", "-c", "0", *command("doctor", "--json", source)]
+    variables = environment(
+        DQM_CONFIG_PATH=str(tmp_path), SLURM_JOB_ID="7", SLURM_MEM_PER_NODE="100"
+    )
+    job = run(words, cwd=tmp_path, env=variables)
+    found = {each["name"]: each for each in json.loads(job.stdout)["findings"]}
+    assert job.returncode == 1
+    assert found["binding"]["status"] == "warning"
+    assert f"CPU 0 alone, of {os.cpu_count()}" in found["binding"]["found"]
+    assert found["memory granted"]["status"] == "warning"
+    assert "100 MiB by Slurm" in found["memory granted"]["found"]
+    assert found["input"]["status"] == "problem"
+    assert "needs at least" in found["input"]["found"]
+    assert found["scratch"]["status"] == "problem"
+    assert "cannot be written to: Not a directory" in found["scratch"]["found"]
+
+
+def test_an_input_that_can_run_and_one_that_is_none(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcmb_mpi.doctor.diagnose", lambda _: [])
+    source = write(here, helium(program="pyscf"))
+    for status in ("ok", "problem"):
+        code, out, _ = call(capfd, "doctor", "--json", str(source))
+        (found,) = json.loads(out)["findings"]
+        assert (found["name"], found["status"]) == ("input", status)
+        assert code == int(status == "problem")
+        source.write_text("{}")
