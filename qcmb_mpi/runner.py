@@ -330,8 +330,12 @@ def _set_up_logging(args: argparse.Namespace) -> None:
     if not args.quiet:
         handler = StderrHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger("qcmb_mpi").addHandler(handler)
-        logging.getLogger("qcmb_mpi").setLevel(args.log_level.upper())
+        logger = logging.getLogger("qcmb_mpi")
+        for each in logger.handlers[:]:
+            if isinstance(each, StderrHandler):  # of a run before, in the same process
+                logger.removeHandler(each)
+        logger.addHandler(handler)
+        logger.setLevel(args.log_level.upper())
 
 
 def _progress(args: argparse.Namespace, loaded: LoadedInput) -> Progress:

@@ -68,7 +68,7 @@ class FlakyHarness(ProgramHarness):
             molecule = molecule.model_copy(update={"geometry": 1.1 * molecule.geometry})
         energy, gradient = self._potential(molecule)
         told = faults.spoilt(fault, energy, gradient)
-        return AtomicResult(
+        result = AtomicResult(
             input_data=input_data,
             molecule=molecule,
             success=True,
@@ -81,6 +81,9 @@ class FlakyHarness(ProgramHarness):
             return_result=told[0] if driver == "energy" else gradient,
             stdout="flaky says hello",
         )
+        if driver == "gradient" and told[1] is None:
+            result = result.model_copy(update={"return_result": None})
+        return result
 
     @staticmethod
     def _potential(molecule: Any) -> tuple[float, np.ndarray]:

@@ -31,6 +31,7 @@ SHOWN_ONLY = {
     "execution/attempts.py": "start_s of an outcome, for the timeline",
     "execution/contained.py": "start_s of an outcome, for the timeline",
     "execution/executors/inline.py": "start_s of an outcome, for the timeline",
+    "execution/executors/mpi/survey.py": "the clocks of a job's hosts, compared by `doctor`",
     "machine/walltime.py": "asked once: batch systems tell the end of a job by the wall clock",
     "report/status.py": "the age of the last word",
     "report/summary.py": "the date of the run",

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qcmb_mpi.report.progress import (
     make_progress,
 )
 from qcmb_mpi.report.snapshot import LevelCount, Snapshot, format_duration, format_line, level_name
+from qcmb_mpi.runner import _set_up_logging
 
 LEVELS = (LevelCount("mp2", 1, 16, 16), LevelCount("hf", 2, 30, 120), LevelCount("hf", 3, 0, 0))
 
@@ -272,3 +274,12 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 def test_levels() -> None:
     assert (level_name(2), level_name("supersystem")) == ("2-body", "supersystem")
+
+
+def test_a_second_run_in_a_process_has_one_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("qcmb_mpi")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+    for _ in range(2):
+        _set_up_logging(Namespace(quiet=False, log_level="info"))
+    assert [type(each) for each in logger.handlers] == [StderrHandler]
