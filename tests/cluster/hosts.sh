@@ -75,7 +75,14 @@ ssh)
     until inside .switch ip link show "$name" up | grep -q .; do sleep 0.2; done # ssh would not know
     exit "$status" ;;
 cut) inside .switch ip link set "$1" down ;;
-join) inside .switch ip link set "$1" up ;;
+join)
+    inside .switch ip link set "$1" up
+    # Its ends learn of it in their own time, and keep for a while whom they could not reach.
+    until inside "$1" ip link show eth0 | grep -q 'state UP' \
+        && inside .switch ip -d link show "$1" | grep -q 'state forwarding'; do sleep 0.1; done
+    while read -r _ name; do
+        [ ! -e "$state/$name.pid" ] || inside "$name" ip neigh flush all
+    done <"$state/hosts" ;;
 crash)
     "$self" cut "$1"
     while read -r pid; do kill -9 "$pid" 2>/dev/null || true; done < <(processes "$1") ;;

@@ -43,7 +43,8 @@ def test_faults_of_one_host_are_named(tmp_path: Path) -> None:
     assert "n2 lacks terachem" in of_hosts
     (of_clocks,) = [line for line in lines if " clocks  " in line]
     assert "n2 is 300 s ahead of n1" in of_clocks
-    (scratch,) = [line for line in lines[lines.index("n2, from rank 2") :] if " scratch " in line]
+    of_n2 = lines[lines.index("n2, from rank 2") :]
+    scratch = next(line for line in of_n2 if " scratch  " in line)
     assert scratch.startswith("problem")
     assert "cannot be written to: Read-only file system" in scratch
     assert process.returncode != 0

@@ -45,7 +45,7 @@ def test_two_nodes(slurm: Slurm, folder: Path, expected: bytes, name: str) -> No
 @pytest.mark.parametrize("name", ["many_nodes", "srun"])
 def test_two_nodes_with_mpich(slurm: Slurm, folder: Path, expected: bytes, name: str) -> None:
     pmi2 = {"pmi=pmix": "pmi=pmi2"} if name == "srun" else {}
-    path = two_nodes(folder, name, *DIARY, **{r":\$PATH": f":$PATH PATH={MPICH}/bin:$PATH"} | pmi2)
+    path = two_nodes(folder, name, *DIARY, **{"PATH=": f"PATH={MPICH}/bin:"} | pmi2)
     job = slurm.submit(path, MPI4PY_LIBMPI=str(MPICH / "lib" / "libmpi.so.12"))
     assert_ends_well(job, expected)
 
