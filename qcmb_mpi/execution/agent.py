@@ -107,7 +107,7 @@ class Agent:
             self._timing.note_work(self._clock(), message.n_heard)
         match message:
             case Open():
-                self._timing.interval_s = message.report_s
+                self._timing.open(message.report_s)
                 self._pool.open(message)
             case Work() if message.is_alone or message.n_threads:
                 self._solo.add(message)
@@ -324,9 +324,14 @@ class Agent:
                 self._replace(slot, "everything failed in it")
 
     def _end(self, slot: Slot, failure: Failure) -> None:
+        n_started = slot.process.n_started
         slot.process.kill()
         self._hear(slot)  # what it told between the last look and its death
-        self._report(slot, failure)
+        self._hear_untold(slot)
+        if (
+            slot.process.n_started == n_started
+        ):  # else it was at another task, which has done nothing
+            self._report(slot, failure)
         self._replace(slot, failure.message)
 
     def _bury_ended(self) -> None:
@@ -350,6 +355,7 @@ class Agent:
             return
         else:
             failure = self._judge(slot, status)
+        self._hear_untold(slot)
         self._report(slot, failure)
         self._replace(slot, failure.message, is_its_fault=not has_server_died)
 
@@ -358,10 +364,12 @@ class Agent:
         is_oom = self._guard.has_oom_killed() or 2 * seen_bytes > self._solo.limit_bytes > 0
         return slot_failures.died(status, seen_bytes=seen_bytes, is_oom=is_oom)
 
-    def _report(self, slot: Slot, failure: Failure) -> None:
-        """Tell what a dead slot has left untold, and how the task ended that it was at."""
+    def _hear_untold(self, slot: Slot) -> None:
         if untold := slot.untold():
             self._hear_done(slot, untold)
+
+    def _report(self, slot: Slot, failure: Failure) -> None:
+        """Tell how the task ended that a dead slot was at."""
         if not slot.outstanding:
             return
         space, task = slot.take_current()

@@ -217,8 +217,7 @@ class ForkServer:
             try:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
                 log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
-                left = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-"))
-                mark.prepare(left.fileno())
+                left = undo.enter_context(mark.new())
             except OSError as error:
                 raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()

@@ -1,38 +1,66 @@
 """What a slot leaves in a file, so that its agent knows it even if the slot dies.
 
 The file has four 8-byte integers: tasks started, the processor time in ms that was spent before
-the last one, outcomes told, and the bytes of those that are not told yet, which follow.
+the last one, outcomes told, and the bytes of those that are not told yet, which follow, each after
+its size and checksum.
 
 Rules of this file
 ------------------
 1. Bytes are there before they are counted: a slot may be killed between any two statements.
 2. The file has its size before a slot maps it: the slot would die of a full disk.
+3. Outcomes are believed up to the first whose checksum is wrong: the slot may have died of writing
+   where it should not.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
+import errno
 import mmap
 import os
 import pickle
 import struct
+import tempfile
 import time
+import zlib
 from dataclasses import fields
 from operator import attrgetter
+from typing import IO
 
 from qcmb_mpi.execution.outcome import Outcome
 
 SIZE = 1 << 16
 _HEAD = struct.Struct("<qqqq")
-_STARTED, _SPENT, _TOLD, _HELD = range(4)
+_STARTED, _SPENT_MS, _TOLD, _HELD = range(4)
+_PART = struct.Struct("<II")
 _CPU_INTERVAL_S = 0.01
 # A tuple is pickled in a third of the time that the object takes.
 _parts = attrgetter(*[field.name for field in fields(Outcome) if field.name != "space"])
 
 
+def new() -> IO[bytes]:
+    """Return a file that a slot can map, in memory where the system can: no disk is full there.
+
+    Raises
+    ------
+    OSError
+        There is no room for it.
+    """
+    with contextlib.ExitStack() as undo:
+        file: IO[bytes]
+        if hasattr(os, "memfd_create"):
+            file = undo.enter_context(os.fdopen(os.memfd_create("qcmb-mark"), "w+b", buffering=0))
+        else:
+            file = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-mark-", buffering=0))
+        prepare(file.fileno())
+        undo.pop_all()
+    return file
+
+
 def prepare(fd: int) -> None:
-    """Give a file the size and the content that a slot expects."""
-    os.pwrite(fd, bytes(SIZE), 0)
+    """Give a file the size and the content that a slot expects; raise OSError if it has no room."""
+    if os.pwrite(fd, bytes(SIZE), 0) < SIZE:
+        raise OSError(errno.ENOSPC, "no room for what a slot leaves")
 
 
 class Mark:
@@ -41,7 +69,7 @@ class Mark:
     Parameters
     ----------
     fd : int
-        A file that was made ready by :func:`prepare`.
+        A file of :func:`new`.
     """
 
     def __init__(self, fd: int) -> None:
@@ -54,12 +82,13 @@ class Mark:
         now = time.monotonic()
         if now - self._timed_s >= _CPU_INTERVAL_S:
             self._timed_s = now
-            self._numbers[_SPENT] = int(1000 * sum(os.times()[:4]))
+            self._numbers[_SPENT_MS] = int(1000 * sum(os.times()[:4]))
         self._numbers[_STARTED] += 1
 
     def hold(self, space: int, outcome: Outcome) -> bool:
         """Keep an outcome, as one of `space`, until it is told; return whether there is room."""
         data = pickle.dumps((space, *_parts(outcome)), protocol=5)
+        data = _PART.pack(len(data), zlib.crc32(data)) + data
         begin = _HEAD.size + self._numbers[_HELD]
         if begin + len(data) > SIZE:
             return False
@@ -80,7 +109,7 @@ def n_started(fd: int) -> int:
 
 def spent_s(fd: int) -> float:
     """Return the processor time in seconds that was spent before its last task."""
-    return _read(fd)[_SPENT] / 1000
+    return _read(fd)[_SPENT_MS] / 1000
 
 
 def untold(fd: int, n_heard: int) -> list[Outcome]:
@@ -93,10 +122,16 @@ def untold(fd: int, n_heard: int) -> list[Outcome]:
         Outcomes that it has told in its life.
     """
     head = _read(fd)
-    data = io.BytesIO(os.pread(fd, head[_HELD], _HEAD.size))
-    outcomes = []
-    while data.tell() < head[_HELD]:
-        outcomes.append(Outcome(*pickle.load(data)))
+    data = os.pread(fd, min(max(head[_HELD], 0), SIZE - _HEAD.size), _HEAD.size)
+    outcomes, start = [], 0
+    while start + _PART.size < len(data):
+        n_bytes, checksum = _PART.unpack_from(data, start)
+        end = start + _PART.size + n_bytes
+        part = data[start + _PART.size : end]
+        if not part or end > len(data) or zlib.crc32(part) != checksum:
+            break
+        outcomes.append(Outcome(*pickle.loads(part)))
+        start = end
     return outcomes[max(0, n_heard - head[_TOLD]) :]
 
 

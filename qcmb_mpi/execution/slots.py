@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from qcmb_mpi.errors import TransportError
@@ -115,8 +116,13 @@ class Slot:
         return self.outstanding.pop(min(max(place, 0), len(self.outstanding) - 1))
 
     def untold(self) -> Outcomes:
-        """Return what it finished and did not tell before its death."""
-        return Outcomes.of(self.process.untold(self._n_finished))
+        """Return what it finished and did not tell before its death.
+
+        Only what it was to do next: what it has left may be damaged.
+        """
+        left = zip(self.process.untold(self._n_finished), self.outstanding, strict=False)
+        sound = takewhile(lambda pair: (pair[0].space, pair[0].task) == pair[1], left)
+        return Outcomes.of([outcome for outcome, _ in sound])
 
     def _send(self, *message: object) -> None:
         # A slot that has just died is noticed by the end of file on its pipe.

@@ -8,6 +8,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,6 +24,10 @@ class TaskQueue:
 
     def __len__(self) -> int:
         return self._n
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for space, ids in self._stretches:
+            yield from ((space, task) for task in ids.tolist())
 
     @property
     def next_space(self) -> int | None:

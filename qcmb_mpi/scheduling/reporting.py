@@ -3,9 +3,10 @@
 Rules of this file
 ------------------
 1. Pure, and the same for real and simulated agents; the lookahead of a run follows it.
-2. A slot that has nothing to do, or may have soon, is told of at once, but of each once only until
-   that very report is answered; and when the answer is long in coming, reports are as far apart: a
-   master that is behind is not to be sent more and smaller messages.
+2. That a slot has nothing to do, or may have soon, is told at once, but of each of the two once
+   only, whichever slot it is, until that very report is answered; and when the answer is long in
+   coming, reports are as far apart: a master that is behind is not to be sent more and smaller
+   messages.
 3. A failure never waits. Successes of short tasks wait for each other a moment longer than others,
    so that what the master does for a message it does for many.
 """
@@ -86,6 +87,10 @@ class ReportTiming:
     _asked: Need = Need.NONE
     _asked_s: float = 0.0
     _asked_in: int = 0
+
+    def open(self, interval_s: float) -> None:
+        """Begin with new work: how long it was in coming says nothing of how late the master is."""
+        self.interval_s, self._answer_s, self._asked = interval_s, 0.0, Need.NONE
 
     def note_results(
         self, now: float, *, are_short: bool = False, has_failed: bool = False

@@ -194,7 +194,7 @@ class Supply:
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
             n = max(n, int((aim_s - have_s) / cost_s))
         # A prediction may be wrong by 100: the number grows only as fast as what was measured,
-        # though what was measured of larger or smaller ones counts for a little.
+        # though what was measured of larger or smaller ones counts by its square root.
         n_known = max(int(book.n_seen[index]), math.isqrt(book.n_kin[index]))
         trusted = options.lookahead_tasks + n_known
         most = min(trusted, options.max_tasks_per_slot) * agent.n_slots - agent.n_unstarted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,20 @@ import pytest
 from qcmb_mpi.execution import agent as agents
 from qcmb_mpi.execution import slot as slots
 from qcmb_mpi.execution.agent import Agent
+from qcmb_mpi.execution.forkserver import SlotProcess
 from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.execution.wire import Done, FromAgent, Recall, Returned
 from qcmb_mpi.expansion.plan import TaskSpace
-from tests.edge.agent_cases import ended, hear, new_agent, open_space, outcomes, work
+from tests.edge.agent_cases import (
+    PATIENCE_S,
+    ended,
+    hear,
+    new_agent,
+    open_space,
+    outcomes,
+    wait_until,
+    work,
+)
 from tests.engines import ToyRecipe
 from tests.toys import toy_expansion
 
@@ -65,6 +76,28 @@ def test_what_a_slot_holds_back_survives_it(agent: Agent, tmp_path: Path, fault:
     ended_well = [each.task for each in outcomes(heard) if each.failure is None]
     assert sorted(ended_well) == [task for task in range(N_TASKS) if task not in faults]
     assert sorted(map(int, journal.read_text().split())) == sorted(ended_well)
+
+
+def test_a_task_that_ends_as_its_slot_is_ended_for_it_is_a_success(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = SlotProcess.kill
+
+    def late_kill(self: SlotProcess) -> None:
+        [slot] = agent._pool.slots
+        n_started, has_more = self.n_started, len(slot.outstanding) > 1
+        assert select.select([self.pipe], [], [], PATIENCE_S)[0]
+        wait_until(lambda: self.n_started > n_started or not has_more)
+        kill(self)
+
+    open_space(agent, ToyRecipe(MANY, seconds=0.6), n_slots=1, timeout_s=0.2)
+    hear(agent, lambda _: agent._pool.slots[0].is_ready)
+    with monkeypatch.context() as patch:
+        patch.setattr(SlotProcess, "kill", late_kill)
+        work(agent, range(3))
+        heard = hear(agent, lambda news: sum(sizes(news)) == 3)
+    assert sorted(each.task for each in outcomes(heard)) == [0, 1, 2]
+    assert [each.failure for each in outcomes(heard)] == [None] * 3
 
 
 def test_long_tasks_do_not_wait(agent: Agent) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcmb_mpi.execution import mark, slot
+from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.slot import Outbox
+from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 FILE = os.memfd_create("mark")
@@ -148,6 +151,48 @@ def test_what_was_told_just_before_the_end_is_not_told_twice(file: int) -> None:
         ours.hold(0, outcome(task))
     assert [each.task for each in mark.untold(file, 1)] == [2, 3]
     assert [each.task for each in mark.untold(file, 3)] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "n_sound"),
+    [(-1, 2), (0, 0), (8, 0), (9, 0)],
+    ids=["in the last", "a size", "the first pickle", "its frame"],
+)
+def test_what_a_dying_slot_wrote_over_is_not_believed(file: int, place: int, n_sound: int) -> None:
+    ours = Mark(file)
+    for task in range(3):
+        ours.hold(0, outcome(task))
+    begin = 32
+    end = begin + int.from_bytes(os.pread(file, 8, 24), "little")
+    at = end - 5 if place < 0 else begin + place
+    os.pwrite(file, bytes([255 - os.pread(file, 1, at)[0]]), at)
+    assert [each.task for each in mark.untold(file, 0)] == list(range(n_sound))
+
+
+@pytest.mark.parametrize("n_bytes", [-1, 10**15, mark.SIZE])
+def test_a_count_that_a_dying_slot_wrote_over_does_no_harm(file: int, n_bytes: int) -> None:
+    Mark(file).hold(0, outcome(0))
+    os.pwrite(file, n_bytes.to_bytes(8, "little", signed=True), 24)
+    assert [each.task for each in mark.untold(file, 0)] == ([] if n_bytes < 0 else [0])
+
+
+def test_outcomes_that_are_not_next_are_not_believed(file: int) -> None:
+    ours = Mark(file)
+    for task in (5, 6, 9):
+        ours.hold(0, outcome(task))
+    process: Any = SimpleNamespace(
+        untold=lambda n: mark.untold(file, n), pipe=SimpleNamespace(send=len)
+    )
+    server: Any = None
+    one = Slot(process, server, SlotResources())
+    one.start(0, np.array([5, 6, 7, 9]), 0.0)
+    assert [each.task for each in one.untold()] == [5, 6]
+
+
+def test_a_mark_that_there_is_no_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda *_: 4096)
+    with pytest.raises(OSError, match="no room"):
+        mark.new()
 
 
 def test_what_the_mark_has_no_room_for_is_told_at_once() -> None:

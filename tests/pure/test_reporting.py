@@ -55,6 +55,18 @@ def test_what_was_needed_only_soon_says_nothing_of_how_late_the_master_is() -> N
     assert timing.due_s(Need.SOON) == 10.0
 
 
+def test_a_pause_between_two_runs_says_nothing_of_how_late_the_master_is() -> None:
+    timing = ReportTiming()
+    timing.open(0.5)
+    timing.note_results(1.0)
+    timing.note_report(1.0, Need.NOW)
+    timing.open(0.5)  # of another master, which has heard no report
+    timing.note_work(61.0, 0)
+    timing.note_results(62.0)
+    assert timing.due_s(Need.NONE) == 62.5
+    assert timing.due_s(Need.NOW) == 62.0
+
+
 @pytest.mark.parametrize(("ahead_s", "need"), [(0, Need.NOW), (0.01, Need.SOON), (1, Need.NONE)])
 def test_what_a_slot_has_ahead_says_what_it_needs(ahead_s: float, need: Need) -> None:
     assert Need.of(ahead_s) is need

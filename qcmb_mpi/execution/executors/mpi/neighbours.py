@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from qcmb_mpi.execution.executors.mpi.bell import Bell
 
 
-def _process_namespace() -> str:
+def _namespace(kind: str) -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return os.readlink(f"/proc/self/ns/{kind}")
     except OSError:
         return ""
 
@@ -36,15 +36,16 @@ class Neighbour:
     bell : bytes
         The address of its bell, if it has one.
     pid : int
-    namespace : str
-        Where `pid` means something.
+    namespace, network : str
+        Where `pid` and where `bell` means something.
     """
 
     rank: int
     mask: frozenset[int]
     bell: bytes = b""
     pid: int = field(default_factory=os.getpid)
-    namespace: str = field(default_factory=_process_namespace)
+    namespace: str = field(default_factory=lambda: _namespace("pid"))
+    network: str = field(default_factory=lambda: _namespace("net"))
 
 
 class Neighbours:
@@ -59,9 +60,13 @@ class Neighbours:
     """
 
     def __init__(self, rows: Sequence[Neighbour], bell: Bell) -> None:
-        here = _process_namespace()
+        here, network = _namespace("pid"), _namespace("net")
         self._bell = bell
-        self._bells = {row.rank: row.bell for row in rows if row.pid != os.getpid()}
+        self._bells = {
+            row.rank: row.bell
+            for row in rows
+            if row.network == network and row.bell != bell.address
+        }
         self._processes: dict[int, int] = {}
         for row in rows:
             if row.pid != os.getpid() and row.namespace == here and hasattr(os, "pidfd_open"):
