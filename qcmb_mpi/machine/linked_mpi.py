@@ -29,7 +29,7 @@ _FAMILIES = (
         "--bind-to none --oversubscribe --mca mpi_yield_when_idle 1 -n {total_ranks}",
     ),
     (
-        re.compile(r"libmpich?(?:cxx)?\.so\.12 => (/\S+)"),
+        re.compile(r"libmpi(?:ch)?(?:cxx)?\.so\.12 => (/\S+)"),
         ("mpiexec.mpich", "mpiexec.hydra", "mpiexec"),
         "-bind-to none -n {total_ranks}",
     ),

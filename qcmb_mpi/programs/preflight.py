@@ -105,7 +105,7 @@ def _check_nwchem(
     method = str(model.get("method", ""))
     try:
         muster_modelchem(method, driver, bool(keywords.get("qc_module", False)))
-    except InputError:
+    except (InputError, UnboundLocalError):  # the latter: mp3, mp4, ccd without its TCE
         raise RequestError(
             f"QCEngine's harness of NWChem has no method {method!r}: it takes hf, mp2, ccsd, "
             "ccsd(t), NWChem's names of density functionals, and with the keyword qc_module: tce "

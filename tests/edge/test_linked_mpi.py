@@ -31,6 +31,7 @@ def saying(text: str) -> Callable[..., Any]:
         ("libmpi.so.40", "mpirun", YIELDING),
         ("libmpi.so.40", "mpirun.openmpi", YIELDING),
         ("libmpich.so.12", "mpiexec.hydra", "-bind-to none -n {total_ranks}"),
+        ("libmpi.so.12", "mpiexec.hydra", "-bind-to none -n {total_ranks}"),
         ("libmpich.so.12", "mpiexec", "-bind-to none -n {total_ranks}"),
     ],
 )

@@ -18,6 +18,7 @@ WITHOUT_GHOSTS = [name for name, each in PROGRAMS.items() if not each.has_ghosts
 REFUSED = [
     ("nwchem", {"model": {"method": "hff", "basis": "sto-3g"}}, "no method 'hff'"),
     ("nwchem", {"model": {"method": "hf"}}, "needs a basis set"),
+    ("nwchem", {"model": {"method": "mp3", "basis": "sto-3g"}}, "no method 'mp3'"),
     ("mopac", {"model": {"method": "PM77"}}, "did you mean PM7"),
     ("mopac", {"model": {"method": "PM7", "basis": "sto-3g"}}, "leave it out"),
     ("mopac", {"keywords": {"ITTER": 5}}, "did you mean ITER"),

@@ -76,7 +76,9 @@ def test_the_scripts_of_the_container_are_sound(name: str) -> None:
 
 def test_what_the_container_copies_is_there_and_enough_to_install(tmp_path: Path) -> None:
     copied = [line.split() for line in sections()["files"].splitlines() if line.strip()]
-    sources = [source for *sources, _ in copied for source in sources]
+    # Apptainer takes one source and one destination from a line, and no more.
+    assert {len(words) for words in copied} == {2}
+    sources = [source for source, _ in copied]
     assert all((ROOT / source).exists() for source in sources)
     assert {PROJECT["readme"], *PROJECT["license-files"], "qcmb_mpi", "pyproject.toml"} == {
         *sources
