@@ -42,11 +42,9 @@ _PROGRAMS = f"""
 import importlib, importlib.util, json, os, tempfile
 from qcmb_mpi.programs import register
 register()
+import qcengine  # before we leave: it reads qcengine.yaml here
 folder = tempfile.TemporaryDirectory()  # some leave files behind when asked for their version
 os.chdir(folder.name)
-import qcengine
-elsewhere = tempfile.TemporaryDirectory()
-os.chdir(elsewhere.name)  # Psi4 leaves files when it is asked its version
 found, broken = {{}}, {{}}
 for name in sorted(qcengine.list_available_programs()):
     try:

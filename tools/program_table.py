@@ -39,7 +39,7 @@ _CORES = {"threads": "threads", "processes": "processes", "mpi": "MPI ranks", "s
 def facts(profile: Profile) -> str:
     """Return the columns of a program that no calculation is needed for."""
     name = profile.program
-    tested = "calculated" if name in PROGRAMS else "only configured"
+    tested = "energy, gradient calculated" if name in PROGRAMS else "only configured"
     if name not in PROGRAMS and name not in ONLY_CONFIGURED:
         tested = "no"
     drivers = [each for each in ("energy", "gradient", "hessian") if each in profile.drivers]

@@ -13,9 +13,11 @@ Rules of this file
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +34,7 @@ _FIRST_WITH_QCSCHEMA = "1.4a2.dev160"
 _FILE = "data.json"
 # Psi4's data and buffers outside of what it counts as its memory; as QCEngine has it.
 _MEMORY_SHARE = 0.95
+_CRASHES = ("SIGSEV", "SIGSEGV", "segmentation fault")  # as QCEngine has it, slip included
 _INPUT_FAULTS = (
     "ValidationError",
     "MissingMethodError",
@@ -87,17 +90,24 @@ class Psi4Harness(StockHarness):  # type: ignore[misc]
         return self._in_process(input_model, config)
 
     def _in_process(self, input_model: AtomicInput, config: TaskConfig) -> AtomicResult:
-        """Let QCEngine call the module; what it leaves in memory and scratch goes at once."""
+        """Let QCEngine call the module; what it leaves in memory and scratch goes at once.
+
+        QCEngine makes a folder for each calculation and then does not tell the module of it, so the
+        files of all slots would be in one.
+        """
         import psi4
 
         asked = input_model.model_copy(deep=True)
         asked.specification.extras.setdefault("psiapi", True)
-        if config.scratch_directory is not None:
-            psi4.core.IOManager.shared_object().set_default_path(str(config.scratch_directory))
-        try:
-            result = super().compute(asked, config)
-        finally:
-            psi4.core.clean()
+        files = psi4.core.IOManager.shared_object()
+        before = files.get_default_path()
+        with _folder(config) as scratch:
+            files.set_default_path(str(scratch))
+            try:
+                result = super().compute(asked, config)
+            finally:
+                psi4.core.clean()
+                files.set_default_path(before)
         return result.model_copy(update={"input_data": input_model})
 
 
@@ -117,10 +127,17 @@ def _is_old(executable: str | None) -> bool:
     return bool(version) and parse_version(version) < parse_version(_FIRST_WITH_QCSCHEMA)
 
 
+def _folder(config: TaskConfig) -> AbstractContextManager[Any]:
+    """Return a folder of a calculation's own, where QCEngine would have it."""
+    parent = config.scratch_directory or os.environ.get("PSI_SCRATCH")
+    folder: AbstractContextManager[Any] = temporary_directory(
+        parent=parent, suffix="_psi_scratch", messy=config.scratch_messy
+    )
+    return folder
+
+
 def _through_json(inp: AtomicInput, config: TaskConfig) -> AtomicResult:
-    with temporary_directory(
-        parent=config.scratch_directory, suffix="_psi_scratch", messy=config.scratch_messy
-    ) as scratch:
+    with _folder(config) as scratch:
         has_run, output = execute(
             [which("psi4"), "--scratch", str(scratch), "--json", _FILE],
             {_FILE: json.dumps(old_document(inp, config))},
@@ -194,5 +211,7 @@ def _error(message: str, output: str) -> Exception:
     if "PSIO Error" in message:
         kind = ResourceError if "scratch directory" in message else RandomError
         return kind(message, extras=extras)  # type: ignore[no-any-return]
+    if any(word in message for word in _CRASHES):
+        return RandomError(said, extras=extras)  # type: ignore[no-any-return]
     is_inputs = any(fault in message for fault in _INPUT_FAULTS)
     return (InputError if is_inputs else UnknownError)(said, extras=extras)  # type: ignore[no-any-return]

@@ -51,6 +51,8 @@ def test_old_versions_know_no_embedding_charges() -> None:
         ("Traceback\n  x\nSCFConvergenceError: Could not converge SCF\n", UnknownError, "Could"),
         ("PSIO Error: scratch directory is full", ResourceError, "full"),
         ("PSIO Error: bad read", RandomError, "bad read"),
+        ("psi4 ended by SIGSEGV", RandomError, "SIGSEGV"),
+        ("segmentation fault (core dumped)", RandomError, "segmentation"),
         ("", UnknownError, "without a word"),
     ],
 )
@@ -64,11 +66,17 @@ def test_errors(message: str, kind: type[Exception], said: str) -> None:
 def modern(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A module ``psi4`` 1.9 that can be imported; return what it was told."""
     told: list[str] = []
-    manager = SimpleNamespace(set_default_path=lambda path: told.append(f"scratch {path}"))
+    paths = ["/psi4's own"]
+
+    def set_default_path(path: str) -> None:
+        told.append(f"files in {path}")
+        paths.append(path)
+
+    files = SimpleNamespace(get_default_path=lambda: paths[-1], set_default_path=set_default_path)
     module: Any = ModuleType("psi4")
     module.core = SimpleNamespace(
-        IOManager=SimpleNamespace(shared_object=lambda: manager),
-        clean=lambda: told.append("clean"),
+        IOManager=SimpleNamespace(shared_object=lambda: files),
+        clean=lambda: told.append(f"clean {Path(paths[-1]).is_dir()}"),
     )
     monkeypatch.setitem(sys.modules, "psi4", module)
     monkeypatch.setattr(psi4, "which_import", lambda _name, **_: True)
@@ -90,12 +98,36 @@ def modern(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def test_newer_versions_run_in_this_process(modern: list[str]) -> None:
+@pytest.mark.parametrize("given_by", ["--scratch", "PSI_SCRATCH"])
+def test_newer_versions_run_in_this_process(
+    given_by: str, modern: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scratch = tmp_path if given_by == "--scratch" else None
+    monkeypatch.setenv("PSI_SCRATCH", str(tmp_path))
+    config = CONFIG.model_copy(update={"scratch_directory": scratch and str(scratch)})
     inp = atomic_input(WATER_GHOST, "hf", n_ghosts=1)
-    result = Psi4Harness().compute(inp, CONFIG)
-    assert modern == ["scratch /some/where", "compute {'psiapi': True}", "clean"]
+    folders = []
+    for _ in range(2):
+        result = Psi4Harness().compute(inp, config)
+        assert modern[1:] == ["compute {'psiapi': True}", "clean True", "files in /psi4's own"]
+        folders.append(Path(modern[0].removeprefix("files in ")))
+        modern.clear()
+    assert folders[0] != folders[1]
+    assert [folder.parent for folder in folders] == [tmp_path] * 2
+    assert list(tmp_path.iterdir()) == []
     assert result.input_data is inp
     assert inp.specification.extras == {}
+
+
+def test_a_failure_leaves_nothing(
+    modern: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(StockHarness, "compute", lambda *_: 1 / 0)
+    config = CONFIG.model_copy(update={"scratch_directory": str(tmp_path)})
+    with pytest.raises(ZeroDivisionError):
+        Psi4Harness().compute(atomic_input(WATER_GHOST, "hf", n_ghosts=1), config)
+    assert modern[1:] == ["clean True", "files in /psi4's own"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_newer_versions_without_a_module_are_started(
