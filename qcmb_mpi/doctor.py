@@ -166,18 +166,21 @@ def render(findings: Iterable[Finding]) -> str:
 
 
 def to_json(findings: Iterable[Finding]) -> str:
-    """Write findings as JSON: the worst ``status``, and ``findings``."""
+    """Write findings as JSON: the worst ``status``, and ``findings``, with versions if known."""
     listed = list(findings)
     order: tuple[Status, ...] = ("ok", "warning", "problem")
     worst = max((finding.status for finding in listed), key=order.index, default="ok")
-    return json.dumps({"status": worst, "findings": [asdict(f) for f in listed]}, indent=2)
+    told = [{k: v for k, v in asdict(f).items() if v or k != "versions"} for f in listed]
+    return json.dumps({"status": worst, "findings": told}, indent=2)
 
 
 # ----------------------------------------------------------------------------- machine, allocation
 
 
 def _python() -> Finding:
-    return Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
+    version = platform.python_version()
+    found = f"{version}, {sys.executable}"
+    return Finding("Python", "ok", found, versions={"Python": version})
 
 
 def _packages() -> Finding:
@@ -190,12 +193,13 @@ def _packages() -> Finding:
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     missing = [name for name in _PACKAGES if name not in versions]
     if not missing:
-        return Finding("packages", "ok", found)
+        return Finding("packages", "ok", found, versions=versions)
     return Finding(
         "packages",
         "warning",
         f"{found}; not installed: {', '.join(missing)}",
         f"pip install {' '.join(missing)}, in the environment of this Python",
+        versions,
     )
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from qcmb_mpi.doctor_probes import Finding, by
 from qcmb_mpi.errors import QcmbError
 
-_LISTS = ("packages", "programs")
 _TOLERATED_S = 1.0
-_PATIENCE_S = 120.0
+# First ranks of hosts look before they speak, which may take 200 s: programs 90 s, mpiexec 20 s, MPI
+# twice 45 s.
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,9 @@ def _ask(host: Host | None, environ: Mapping[str, str]) -> list[Finding]:
     except QcmbError as error:
         words, _, advice = str(error).rpartition("; ")
         return [Finding("hosts", "problem", words or advice, advice)]
+    except Exception as error:
+        found = f"MPI fails: {type(error).__name__}: {error}"
+        return [Finding("hosts", "problem", found, "mpiexec and mpi4py must be of one MPI")]
     hosts = [Host(r.said.name, r.said.findings, r.ahead_s, r.doubt_s) for r in reports]
     return [differences(hosts), clocks(hosts)] if hosts else []
 
@@ -119,15 +123,7 @@ def differences(hosts: Sequence[Host]) -> Finding:
 
 def _versions(host: Host) -> dict[str, str]:
     """Return the version of each package and program of a host; empty if it is not known."""
-    found = {}
-    for finding in host.findings:
-        if finding.name == "Python":
-            found["Python"] = finding.found.partition(",")[0]
-        elif finding.name in _LISTS:
-            for part in finding.found.partition(";")[0].split(", "):
-                name, _, version = part.partition(" ")
-                found[name] = "" if version.startswith("version unknown") else version
-    return found
+    return {name: each for finding in host.findings for name, each in finding.versions.items()}
 
 
 def _versions_told(name: str, hosts: Sequence[Host], here: Sequence[Mapping[str, str]]) -> str:

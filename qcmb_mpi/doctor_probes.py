@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ Status = Literal["ok", "warning", "problem"]
 _MPI_TIMEOUT_S = 45.0
 _PROGRAMS_TIMEOUT_S = 90.0
 _MARK = "qcmb_mpi-doctor:"
+_UNKNOWN = "version unknown"
 
 _LIBRARY = """
 import mpi4py
@@ -50,7 +51,7 @@ for name in sorted(qcengine.list_available_programs()):
     try:
         found[name] = str(qcengine.get_program(name).get_version())
     except Exception as error:
-        found[name] = f"version unknown ({{type(error).__name__}})"
+        found[name] = f"{_UNKNOWN} ({{type(error).__name__}})"
     try:
         if importlib.util.find_spec(name) is not None:
             importlib.import_module(name)
@@ -75,12 +76,15 @@ class Finding:
         What is there.
     advice : str
         What to do; empty for ``ok``.
+    versions : mapping of str to str
+        Of what it is about, to be compared with other hosts'; empty where not known.
     """
 
     name: str
     status: Status
     found: str
     advice: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +331,9 @@ def programs_finding(
 
 def _programs(versions: Mapping[str, str], broken: Mapping[str, str]) -> Finding:
     name = "programs"
-    found = ", ".join(f"{each} {versions[each]}" for each in versions if each not in broken)
+    loaded = {each: version for each, version in versions.items() if each not in broken}
+    found = ", ".join(f"{each} {version}" for each, version in loaded.items())
+    known = {each: "" if said.startswith(_UNKNOWN) else said for each, said in loaded.items()}
     if broken:
         failing = "; ".join(f"{each} does not load: {error}" for each, error in broken.items())
         return Finding(
@@ -335,9 +341,11 @@ def _programs(versions: Mapping[str, str], broken: Mapping[str, str]) -> Finding
             "warning" if found else "problem",
             f"{found}; {failing}" if found else failing,
             f"reinstall {' '.join(broken)} in the environment of this Python; see the message",
+            known,
         )
     advice = "pip install pyscf, or put the program's executable on PATH"
-    return Finding(name, *by(bool(found), "problem", found or "QCEngine finds none", advice))
+    judged = by(bool(found), "problem", found or "QCEngine finds none", advice)
+    return Finding(name, *judged, versions=known)
 
 
 def _first_line(text: str) -> str:

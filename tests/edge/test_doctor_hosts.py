@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 
-from qcmb_mpi import doctor, doctor_hosts
+from qcmb_mpi import doctor, doctor_hosts, doctor_probes
 from qcmb_mpi.doctor_hosts import Host, clocks, differences, hosts_findings
-from qcmb_mpi.doctor_probes import Finding
+from qcmb_mpi.doctor_probes import Finding, _programs
 from qcmb_mpi.errors import TopologyError
 from qcmb_mpi.execution.executors.mpi import survey
 from qcmb_mpi.execution.executors.mpi.survey import Report
 
+BOTH = {"pyscf": "2.9", "xtb": "6.7"}
 
-def host(name: str, programs: str = "pyscf 2.9, xtb 6.7", **clock: float) -> Host:
+
+def host(name: str, programs: dict[str, str] | None = None, **clock: float) -> Host:
+    """Return a host with these programs; those that do not load begin with an exclamation mark."""
+    found = BOTH if programs is None else programs
+    broken = {each[1:]: "OSError: x, y; z" for each in found if each.startswith("!")}
     findings = [
-        Finding("Python", "ok", "3.11.7, /usr/bin/python"),
+        Finding("Python", "ok", "3.11.7, /usr/bin/python", versions={"Python": "3.11.7"}),
         Finding("scratch", "ok", f"/scratch/{name}"),
-        Finding("programs", "ok", programs),
+        _programs({each.strip("!"): version for each, version in found.items()}, broken),
     ]
     return Host(name, findings, **clock)
 
@@ -33,16 +38,22 @@ def test_hosts_that_are_alike() -> None:
 
 
 def test_a_program_that_is_missing_on_one_host() -> None:
-    finding = differences([host("n1"), host("n2", "pyscf 2.9"), host("n3")])
+    finding = differences([host("n1"), host("n2", {"pyscf": "2.9"}), host("n3")])
     assert finding.status == "warning"
     assert finding.found == "n2 lacks xtb"
     assert "on another host" in finding.advice
 
 
 def test_versions_that_differ() -> None:
-    unknown = "pyscf 2.9, xtb version unknown (OSError); a does not load: OSError: x, y"
-    finding = differences([host("n1"), host("n2", "pyscf 2.8, xtb 6.7"), host("n3", unknown)])
+    unknown = BOTH | {"xtb": "version unknown (OSError)", "!a": "1"}
+    older = BOTH | {"pyscf": "2.8"}
+    finding = differences([host("n1"), host("n2", older), host("n3", unknown)])
     assert finding.found == "pyscf is 2.9 on n1, 2.8 on n2, 2.9 on n3"
+
+
+@pytest.mark.parametrize("programs", [{}, {"!pyscf": "2.9"}, {"!pyscf": "2.9", "!xtb": "6.7"}])
+def test_a_host_without_a_program_that_loads(programs: dict[str, str]) -> None:
+    assert differences([host("n1"), host("n2", programs)]).found == "n2 lacks pyscf, xtb"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +104,22 @@ def test_a_world_that_is_not_the_launchers(monkeypatch: pytest.MonkeyPatch) -> N
         "srun started 3 ranks but each is alone",
         "use `srun --mpi=pmix`",
     )
+
+
+def test_an_mpi_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Report]:
+        raise RuntimeError("cannot load MPI library")
+
+    (finding,), has_answered = asked(monkeypatch, fail)
+    assert has_answered
+    assert (finding.name, finding.status) == ("hosts", "problem")
+    assert finding.found == "MPI fails: RuntimeError: cannot load MPI library"
+    assert finding.advice
+
+
+def test_hosts_may_look_for_as_long_as_they_are_allowed_to() -> None:
+    looking_s = doctor_probes._PROGRAMS_TIMEOUT_S + 2 * doctor_probes._MPI_TIMEOUT_S + 20.0
+    assert looking_s < doctor_hosts._PATIENCE_S
 
 
 def test_an_mpi_that_hangs_is_left(
