@@ -15,8 +15,8 @@ from qcmb_mpi.doctor_probes import Finding, by
 from qcmb_mpi.errors import QcmbError
 
 _TOLERATED_S = 1.0
-# First ranks of hosts look before they speak, which may take 200 s: programs 90 s, mpiexec 20 s, MPI
-# twice 45 s.
+# First ranks of hosts look before they speak, which may take 200 s: programs 90 s, mpiexec 20 s,
+# MPI twice 45 s.
 _PATIENCE_S = 300.0
 
 

@@ -180,7 +180,12 @@ def _check(scheduler: str, source: str, job: JobOptions, *, is_array: bool) -> N
 
 def _inputs_in(directory: str) -> list[Path]:
     """Return the inputs in a directory, sorted as the shell will; of one kind, or it is refused."""
-    found = sorted(path for path in Path(directory).iterdir() if path.suffix in _INPUT_SUFFIXES)
+    # As the shell's pattern, without hidden files.
+    found = sorted(p for p in Path(directory).glob("[!.]*") if p.suffix in _INPUT_SUFFIXES)
+    for path in found:
+        if path.name.endswith((".result.json", ".run.json")):
+            what = f"this directory has results beside inputs, as {path.name}: move them"
+            raise InputError("INPUT", what, value=directory)
     kinds = sorted({path.suffix for path in found})
     if len(kinds) != 1:
         what = f"has inputs of several kinds: {', '.join(kinds)}" if kinds else "has no input"

@@ -31,7 +31,7 @@ print("stuck" if "needed_walltime_s" in s else s["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
 case $state:$code in
   complete:*) exit 0 ;;
-  *:2 | *:70) exit 1 ;; # damaged, or a bug: so it would end again
+  *:2 | *:70 | *:126 | *:127) exit 1 ;; # damaged, a bug, or no program: so it would end again
   incomplete:*) exit 99 ;; # Grid Engine puts the job back into the queue
 esac
 exit 1 # failed; or stuck: a job's time is too short for a task

@@ -25,9 +25,7 @@ mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   --walltime "$stop_after" "${options[@]}" &
 child=$!
 trap 'kill -USR1 "$child"' USR1
-while kill -0 "$child" 2>/dev/null; do # signals end a wait, so wait until the child has ended
-  wait "$child"; code=$?
-done
+until wait "$child"; code=$?; ! kill -0 "$child" 2>/dev/null; do :; done # signals end a wait
 read_state='import json, sys; s = json.load(open(sys.argv[1]))
 print("stuck" if "needed_walltime_s" in s else s["status"])'
 state=$("$python" -c "$read_state" "$summary" 2>/dev/null)
@@ -35,6 +33,6 @@ case $state in
   complete) exit 0 ;;
   failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
-case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
+case $code in 2 | 70 | 126 | 127) exit "$code" ;; esac # refused, damaged, a bug, or no program
 [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ] || exit 75
 scontrol requeue "$SLURM_JOB_ID" || exit 75

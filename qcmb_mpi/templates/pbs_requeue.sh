@@ -19,6 +19,6 @@ case $state in
   complete) exit 0 ;;
   failed | stuck) exit 1 ;; # stuck: a job's time is too short for a task
 esac
-case $code in 2 | 70) exit "$code" ;; esac # refused, damaged, or a bug: so it would end again
+case $code in 2 | 70 | 126 | 127) exit "$code" ;; esac # refused, damaged, a bug, or no program
 [ "${QCMB_RESTARTS:-0}" -lt "$max_restarts" ] || exit 75
 qsub -v QCMB_RESTARTS=$((${QCMB_RESTARTS:-0} + 1)) "$script"

@@ -163,7 +163,7 @@ def test_an_array_over_a_directory(tmp_path: Path) -> None:
     inputs.mkdir()
     with pytest.raises(InputError, match="INPUT: this directory has no input"):
         render_jobscript("slurm", inputs)
-    for name in ("a.yaml", "b.yaml", "c.yaml", "notes.txt"):
+    for name in ("a.yaml", "b.yaml", "c.yaml", "notes.txt", ".hidden.yaml", ".old.json"):
         (inputs / name).touch()
     text = render_jobscript("slurm", f"{inputs}/")
     assert "#SBATCH --array=0-2%10\n" in text
@@ -173,6 +173,14 @@ def test_an_array_over_a_directory(tmp_path: Path) -> None:
     (inputs / "d.json").touch()
     with pytest.raises(InputError, match=r"inputs of several kinds: \.json, \.yaml"):
         render_jobscript("slurm", inputs)
+
+
+@pytest.mark.parametrize("name", ["a.result.json", "a.run.json"])
+def test_an_array_over_a_directory_with_results(name: str, tmp_path: Path) -> None:
+    for each in ("a.json", name):
+        (tmp_path / each).touch()
+    with pytest.raises(InputError, match=f"this directory has results beside inputs, as {name}"):
+        render_jobscript("slurm", tmp_path)
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
@@ -381,13 +389,22 @@ def test_where_slurm_refuses_to_requeue_the_exit_code_says_that_it_is_not_done(s
 
 
 @pytest.mark.parametrize("scheduler", AGAIN)
-@pytest.mark.parametrize("code", [2, 70])
+@pytest.mark.parametrize("code", [2, 70, 126, 127])
 def test_what_would_end_in_the_same_way_is_not_tried_again(
     scheduler: str, code: int, stage: Path
 ) -> None:
     text = ready(f"{scheduler}/requeue.sh", stage)
     ended = start(stage, text, STATUS="incomplete", CODE=str(code)).wait(timeout=60)
     assert ended in (1, code)
+    assert called(stage) == ""
+
+
+def test_what_ends_before_slurms_script_waits_for_it_has_an_exit_code(stage: Path) -> None:
+    started = "child=$!\n"
+    text = ready("slurm/requeue.sh", stage)
+    assert started in text
+    gone = started + 'while kill -0 "$child" 2>/dev/null; do sleep 0.01; done\n'
+    assert start(stage, text.replace(started, gone), CODE="2").wait(timeout=60) == 2
     assert called(stage) == ""
 
 
