@@ -147,15 +147,16 @@ def _repair(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from qcmb_mpi import doctor
 
-    return doctor.report(args.json, problems=args.input and (lambda: _problems(args.input)))
+    return doctor.report(args.json, problems=args.input and (lambda: _problems(args)))
 
 
-def _problems(source: str) -> list[str]:
+def _problems(args: argparse.Namespace) -> list[str]:
     from qcmb_mpi import plan, schema
     from qcmb_mpi.execution.executors.base import ExecutorConfig
 
     try:
-        found: list[str] = plan.make_plan(schema.read_input(source), ExecutorConfig())["problems"]
+        loaded = schema.read_input(args.input, options=runner.input_options(args))
+        found: list[str] = plan.make_plan(loaded, ExecutorConfig())["problems"]
     except InputError as error:
         return [str(error)]
     return found

@@ -243,6 +243,7 @@ def _add_doctor(commands: Any) -> None:
     parser = _command(commands, "doctor", "Say what this machine has, what is wrong, what to do.")
     text = "also say whether it could be run here, with the defaults of `run`"
     parser.add_argument("input", metavar="INPUT", nargs="?", help=text)
+    _add_geometry_options(parser)
     parser.add_argument("--json", action="store_true", help="as JSON (default text)")
 
 

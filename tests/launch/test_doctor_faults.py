@@ -49,3 +49,16 @@ def test_an_input_that_can_run_and_one_that_is_none(
         assert (found["name"], found["status"]) == ("input", status)
         assert code == int(status == "problem")
         source.write_text("{}")
+
+
+def test_a_geometry_is_completed_by_options(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcmb_mpi.doctor.diagnose", lambda _: [])
+    (here / "two.xyz").write_text("2\n\nHe 0 0 0\nHe 0 0 3\n")
+    words = ("doctor", "--json", "two.xyz", "--basis", "sto-3g", "--max-nbody", "2", "--method")
+    for method, status in (("hf", "ok"), ("ccsdd", "problem")):
+        code, out, _ = call(capfd, *words, method)
+        (found,) = json.loads(out)["findings"]
+        assert (found["status"], code) == (status, int(status == "problem")), found
+    assert "ccsdd" in found["found"]
