@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcmb_mpi.execution.executors.mpi import undertaker
+from qcmb_mpi.execution.executors.mpi import startup_watch, undertaker
 from tests.launch.jobs import TIMEOUT_S
 
 _LAUNCHER = """
 import signal, sys, time
 n_left = int(sys.argv[1])
+with open("/proc/self/comm", "w") as name:
+    name.write(sys.argv[2])
 def count(number, frame):
     global n_left
     n_left -= 1
@@ -38,8 +40,8 @@ def start() -> Iterator[object]:
     """Start launchers that leave at the n-th SIGTERM."""
     started = []
 
-    def start_one(n_signals: int) -> subprocess.Popen[str]:
-        line = [sys.executable, "-c", _LAUNCHER, str(n_signals)]
+    def start_one(n_signals: int, name: str = "prterun") -> subprocess.Popen[str]:
+        line = [sys.executable, "-c", _LAUNCHER, str(n_signals), name]
         started.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True))
         assert started[-1].stdout.readline()
         return started[-1]
@@ -55,6 +57,22 @@ def test_a_launcher_that_does_not_end_is_ended(start, n_signals: int, code: int)
     launcher = start(n_signals)
     subprocess.run([sys.executable, "-c", _RANK, str(launcher.pid)], check=True)
     assert launcher.wait(TIMEOUT_S) == code
+
+
+@pytest.mark.parametrize("name", ["prte", "python", "bash"])
+def test_what_serves_others_too_is_left_alone(start, name: str, monkeypatch) -> None:
+    server = start(1, name)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it would be ended"))
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("it would be ended"))
+    undertaker.send_for(server.pid)
+    if name == "prte":
+        startup_watch.end(server.pid)
+
+
+def test_a_launcher_is_asked_to_end_the_job(start) -> None:
+    launcher = start(1)
+    startup_watch.end(launcher.pid)
+    assert launcher.wait(TIMEOUT_S) == 7
 
 
 def test_one_that_ends_by_itself_gets_no_signal() -> None:

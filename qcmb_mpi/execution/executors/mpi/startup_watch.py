@@ -64,10 +64,14 @@ def launcher_of(job: str) -> int:
 
 
 def end(launcher: int) -> None:
-    """Ask a launcher to end the job; one that has died has left its ranks to process 1."""
+    """Ask a launcher to end the job; one that has died has left its ranks to process 1.
+
+    A ``prte`` server, to which ``prun`` gives jobs, is left alone: others' jobs would end with it.
+    """
     if launcher > 1:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(launcher, signal.SIGTERM)
+            if _name(launcher) != "prte":
+                os.kill(launcher, signal.SIGTERM)
 
 
 class Roll:
@@ -128,6 +132,15 @@ def _n_ranks(launcher: int, job: str) -> int:
             with open(f"/proc/{launcher}/task/{thread}/children") as children:
                 found += children.read().split()
     return sum(mark in _environment(int(pid)) for pid in found)
+
+
+def _name(pid: int) -> str:
+    """Return what the system calls a process; empty where it does not tell."""
+    try:
+        with open(f"/proc/{pid}/comm") as name:
+            return name.read().strip()
+    except OSError:
+        return ""
 
 
 def _parent(pid: int) -> int:

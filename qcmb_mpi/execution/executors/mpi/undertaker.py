@@ -7,6 +7,7 @@ Rules of this file
 ------------------
 1. The standard library only, and little of it: the rank that starts it is about to be killed.
 2. The launcher is known by a descriptor: its number may be somebody else's by then.
+3. Only what ends with its job is ended. A ``prte`` that ``prun`` gives jobs to serves others too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 
 _PATIENCE_S = 3.0
+_LAUNCHERS = ("mpiexec", "mpirun", "orterun", "orted", "prterun", "prted")
 _SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
 
 
@@ -28,7 +30,7 @@ def send_for(launcher: int, *, patience_s: float = _PATIENCE_S) -> None:
     Parameters
     ----------
     launcher : int
-        Its process id.
+        Its process id; one that is no launcher of a single job is left alone.
     patience_s : float
         How long it may take to end by itself, and after each signal.
     """
@@ -36,6 +38,9 @@ def send_for(launcher: int, *, patience_s: float = _PATIENCE_S) -> None:
         return
     with contextlib.suppress(OSError):
         process = os.pidfd_open(launcher)
+        if _name(launcher) not in _LAUNCHERS:
+            os.close(process)
+            return
         # In a session of its own: launchers kill what is in a rank's.
         subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(process), str(patience_s)],
@@ -47,6 +52,11 @@ def send_for(launcher: int, *, patience_s: float = _PATIENCE_S) -> None:
             start_new_session=True,
         )
         os.close(process)
+
+
+def _name(process: int) -> str:
+    with open(f"/proc/{process}/comm") as name:
+        return name.read().strip()
 
 
 def main(process: int, patience_s: float) -> None:
