@@ -13,17 +13,23 @@ self=$(readlink -f "$0")
 state=${HOSTS_DIR:?where to keep the state}
 net=10.77.0
 
-start() { # NAME unshare-options: a process that keeps namespaces; its number is kept in NAME.pid
+pause() { # KEEPER: wait a moment for it, unless it has ended
+    kill -0 "$1" 2>/dev/null || { echo "hosts.sh: a host's first process has died; root?" >&2 && exit 1; }
+    sleep 0.01
+}
+
+start() { # NAME unshare-options: a process that keeps namespaces, for half an hour at most; its
+    # number is kept in NAME.pid
     local name=$1 keeper first
     shift
-    setsid unshare --propagation private "$@" sleep infinity </dev/null >/dev/null 2>&1 &
+    setsid unshare --propagation private "$@" sleep 1800 </dev/null >/dev/null 2>&1 &
     keeper=$!
-    while [ "$(readlink /proc/$keeper/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
+    while [ "$(readlink /proc/$keeper/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do pause $keeper; done
     first=$keeper
     case " $* " in *" -p "*) # unshare has forked, and its child is process 1 of that host
-        until first=$(tr -d ' ' <"/proc/$keeper/task/$keeper/children") && [ -n "$first" ]; do sleep 0.01; done ;;
+        until first=$(tr -d ' ' <"/proc/$keeper/task/$keeper/children") && [ -n "$first" ]; do pause $keeper; done ;;
     esac
-    until [ "$(cat "/proc/$first/comm")" = sleep ]; do sleep 0.01; done
+    until [ "$(cat "/proc/$first/comm")" = sleep ]; do pause $keeper; done
     echo "$first" >"$state/$name.pid"
 }
 
