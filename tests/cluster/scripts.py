@@ -43,7 +43,7 @@ def expected_result(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def folder_of_tasks(tmp_path: Path) -> Path:
-    """Return a folder with an input of tasks that last until the second rank is there: a fixture's work."""
+    """Return a folder with tasks that last until the second rank is there: a fixture's work."""
     write_tasks(tmp_path, 0.3)
     return tmp_path
 
