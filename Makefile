@@ -13,8 +13,9 @@ comma := ,
 mpi_extra := $(if $(MPI),$(comma)$(MPI))
 PYTEST_FLAGS ?=
 # These wait for heartbeats of seconds: on a machine that is full they would find the living dead.
-# They mostly wait, so three files at once leave it room.
-TIMED_TESTS := tests/launch/test_lost_ranks.py tests/torture tests/cluster
+TIMED_TESTS := tests/launch/test_lost_ranks.py tests/torture
+# These mostly wait for batch systems, so three files at once leave the machine room.
+CLUSTER_TESTS := tests/cluster
 MPI_TEST_RANKS ?= 3
 # Files of tests at once; most tests wait for jobs of their own, so one more than there are cores.
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
@@ -40,8 +41,10 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 
 test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other tests
 	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
-	    $(addprefix --ignore=,$(TIMED_TESTS)) $(PYTEST_FLAGS)
-	$(PY) -m pytest -n 3 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=term \
+	    $(addprefix --ignore=,$(TIMED_TESTS) $(CLUSTER_TESTS)) $(PYTEST_FLAGS)
+	$(PY) -m pytest -n 3 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
+	    $(PYTEST_FLAGS) $(CLUSTER_TESTS)
+	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
 	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS) $(TIMED_TESTS)
 
 lint: $(VENV)/.installed-lint  ## style: ruff, and shellcheck where there is one

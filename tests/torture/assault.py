@@ -54,7 +54,8 @@ class Assault:
             is_done = self._strike(event, now)
         if is_done:
             self.n_done += 1
-            if event.target != "slot" and event.action not in _HARMLESS:
+            is_harmless = event.action in _HARMLESS and not _is_sent_on_as_sigterm(event)
+            if event.target != "slot" and not is_harmless:
                 self.losses += _losses(event, now)
 
     def _strike(self, event: Event, now: float) -> bool:
@@ -90,12 +91,17 @@ def _limit_files(pid: int, n_bytes: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def _is_sent_on_as_sigterm(event: Event) -> bool:
+    """Tell whether ``mpiexec`` makes a SIGTERM of it, and half a second later a SIGKILL."""
+    return event.action == "SIGINT" and event.target == "launcher"
+
+
 def _losses(event: Event, now: float) -> list[Loss]:
     """Return what an event may cost that concerns more than one slot."""
     if event.target == "worker":
         silence_s = HEARTBEAT_S if event.action == "SIGSTOP" else 0.0
         return [Loss(now - LOST_S, now + silence_s + _SETTLED_S)]
-    if event.action == "SIGTERM":
+    if event.action == "SIGTERM" or _is_sent_on_as_sigterm(event):
         return [Loss(now - _FLUSHED_S, FOREVER_S)]
     return [Loss(now - LOST_S, FOREVER_S)]
 
