@@ -328,9 +328,7 @@ class Agent:
         slot.process.kill()
         self._hear(slot)  # what it told between the last look and its death
         self._hear_untold(slot)
-        if (
-            slot.process.n_started == n_started
-        ):  # else it was at another task, which has done nothing
+        if slot.process.n_started == n_started:  # else that task ended, and it was at the next
             self._report(slot, failure)
         self._replace(slot, failure.message)
 
