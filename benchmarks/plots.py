@@ -365,6 +365,9 @@ def draw(report: Report, path: Path) -> None:
                 axes = figure.add_subplot(grid[i, j])
                 axes.set_title(panel.title, pad=12)
                 panel.draw(axes)
+                if isinstance(panel, Curves) or not panel.is_log:  # else a bar has no beginning
+                    for artist in axes.findobj():
+                        artist.set_clip_on(False)  # names of clips differ from drawing to drawing
                 if panel in bars:  # what is told in the same words has the same scale
                     alike = [each for each in bars if each.axis == panel.axis != ""]
                     axes.set_xlim(0, max(each.end for each in alike or [panel]))
