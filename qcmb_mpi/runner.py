@@ -14,12 +14,11 @@ import contextlib
 import gc
 import logging
 import os
-import re
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -37,11 +36,9 @@ if TYPE_CHECKING:
     from qcmb_mpi.schema import LoadedInput
 
 _LOG = logging.getLogger(__name__)
-_PEEK_BYTES = 1 << 20
 _YIELD_S = 2.0
 _LEAST_BYTES = 64 * 2**20
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-_PROGRAM = re.compile(rb"""["']?program["']?\s*:\s*["']?([\w.+-]+)""")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -241,22 +238,11 @@ def executor_config(args: argparse.Namespace) -> ExecutorConfig:
 
 
 def _start_server(args: argparse.Namespace) -> ForkServer:
-    from qcmb_mpi.execution.forkserver import PRELOAD, ForkServer, clean_environment
-    from qcmb_mpi.programs.names import preload_modules
+    from qcmb_mpi.execution.forkserver import ForkServer, clean_environment
+    from qcmb_mpi.warming import modules_for
 
-    names = [*([args.program] if args.program else []), *_peek_programs(args.input)]
     environment = clean_environment(os.environ, args.threads or 1)
-    return ForkServer.start(environment, (*PRELOAD, *preload_modules(names)))
-
-
-def _peek_programs(source: str) -> Iterable[str]:
-    """Guess the programs an input names, without parsing it: only to warm slots early."""
-    try:
-        with open(source, "rb") as lines:
-            found = _PROGRAM.findall(lines.read(_PEEK_BYTES))
-    except OSError:
-        return ()
-    return {name.decode().lower() for name in found}
+    return ForkServer.start(environment, modules_for(args))
 
 
 def _make_executor(

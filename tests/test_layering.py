@@ -27,7 +27,6 @@ AT_HOME = {
     "qcelemental": (
         *("schema", "programs", "execution.engine", "execution.acceptance", "execution.slicer"),
         *("execution.preload", "execution.tasks", "execution.task_runs", "execution.attempts"),
-        "execution.native",
     ),
     "psutil": ("machine", "report.status"),
     "pyscf": ("programs",),

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Cluster, Slicer, atomic_input, specification
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.machine.processor import processor_name
+from qcmb_mpi.programs.bare import bare_request
 from qcmb_mpi.programs.native import Atoms
 from qcmb_mpi.programs.thread_config import calculation_environment
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
     from qcmb_mpi.execution.native import NativeRunner
     from qcmb_mpi.expansion.levels import Expansion
+    from qcmb_mpi.expansion.system import ModelChemistry
+    from qcmb_mpi.programs.calls import Caller
 
 
 # Tasks looked up at once: more would keep the first of them waiting.
@@ -118,13 +122,23 @@ class QCEngineRecipe:
 
     def build(self, resources: SlotResources) -> QCEngine:
         """Import what is needed, check the programs on this node and return the engine."""
-        prepare(self.imports)
+        if not self._is_bare(resources):
+            prepare(self.imports)
         space = TaskSpace(self.expansion)
         check_programs(space)
         runner = AtomicRunner(
             resources, wants_records=self.wants_records, is_remedied=self.is_remedied
         )
         return QCEngine(space, runner)
+
+    def _is_bare(self, resources: SlotResources) -> bool:
+        """Tell whether nothing is asked for that takes QCEngine."""
+        if self.imports or self.wants_records or self.is_remedied:
+            return False
+        return all(
+            bare_request(each.program, each.specification, resources.task_config)
+            for each in self.expansion.model_chemistries
+        )
 
 
 class QCEngine:
@@ -142,7 +156,7 @@ class QCEngine:
         self._runner = runner
         is_embedded = space.expansion.system.embedding_charges is not None
         self._chemistries = [
-            _Chemistry(each.program, runner, specification(each), is_embedded=is_embedded)
+            _Chemistry(each, runner, is_embedded=is_embedded)
             for each in space.expansion.model_chemistries
         ]
         self._coming = np.empty(0, dtype=np.int64)
@@ -200,16 +214,14 @@ class _Chemistry:
     """One model chemistry, and the way in which it is run."""
 
     def __init__(
-        self,
-        program: str,
-        runner: AtomicRunner,
-        specification: AtomicSpecification,
-        *,
-        is_embedded: bool,
+        self, chemistry: ModelChemistry, runner: AtomicRunner, *, is_embedded: bool
     ) -> None:
-        self.program = program
-        self.specification = specification
-        self.native = None if is_embedded else runner.native(program, specification)
+        self.program = chemistry.program
+        self.native = None if is_embedded else runner.bare(chemistry)
+        if self.native is None:
+            self.specification = specification(chemistry)
+            if not is_embedded:
+                self.native = runner.native(self.program, self.specification)
         if self.native is not None:
             self.native.warm_up()
 
@@ -228,23 +240,47 @@ class AtomicRunner:
     def __init__(
         self, resources: SlotResources, *, wants_records: bool = False, is_remedied: bool = False
     ) -> None:
+        self._resources = resources
+        self._wants_records = wants_records
+        self._is_remedied = is_remedied
+        self._attempts = Attempts(resources, is_remedied=is_remedied)
+        self._known_variables: dict[str, dict[str, str]] = {}
+
+    @cached_property
+    def _caller(self) -> Caller:
         from qcmb_mpi.programs.calls import Caller
 
-        self._n_threads = resources.n_threads
-        self._wants_records = wants_records
-        self._attempts = Attempts(resources, is_remedied=is_remedied)
-        self._caller = Caller(resources.task_config)
-        self._known_variables: dict[str, dict[str, str]] = {}
+        return Caller(self._resources.task_config)
+
+    def bare(self, chemistry: ModelChemistry) -> NativeRunner | None:
+        """Return what runs it while QCEngine is not even imported; None if it has to be."""
+        from qcmb_mpi.execution.native import NativeRunner
+
+        if self._wants_records or self._is_remedied:
+            return None
+        program, config = chemistry.program, self._resources.task_config
+        found = bare_request(program, chemistry.specification, config)
+        if found is None:
+            return None
+        runs, asked, means = found
+        return NativeRunner(program, runs, asked, lambda: means, self._attempts)
 
     def native(self, program: str, specification: AtomicSpecification) -> NativeRunner | None:
         """Return what runs it without QCEngine; None if it cannot, or whole results are wanted."""
         from qcmb_mpi.execution.native import NativeRunner
         from qcmb_mpi.programs import native_harness
+        from qcmb_mpi.programs.harness import means_of
 
         harness = native_harness(program)
         if harness is None or self._wants_records or specification.extras:
             return None
-        return NativeRunner(program, harness, specification, self._caller, self._attempts)
+        return NativeRunner(
+            program,
+            harness,
+            specification,
+            lambda: means_of(self._caller.config(program)),
+            self._attempts,
+        )
 
     def run(self, task: int, program: str, make_input: Callable[[], AtomicInput]) -> Outcome:
         """Return the outcome of one calculation; a failure to make its input is one too."""
@@ -270,7 +306,7 @@ class AtomicRunner:
     def _variables(self, program: str) -> dict[str, str]:
         found = self._known_variables.get(program)
         if found is None:
-            found = calculation_environment(program, self._n_threads)
+            found = calculation_environment(program, self._resources.n_threads)
             self._known_variables[program] = found
         return found
 

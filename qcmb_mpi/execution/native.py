@@ -10,20 +10,21 @@ Rules of this file
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 from qcmb_mpi.execution.acceptance import failure, judge_numbers
 from qcmb_mpi.execution.attempts import Attempts, Fields, raised
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.programs.harness import NativeHarness, means_of, qcengine_error
-from qcmb_mpi.programs.native import Atoms, Calculation, CalculationFailed
-
-if TYPE_CHECKING:
-    from qcelemental.models.v2 import AtomicSpecification
-
-    from qcmb_mpi.programs.calls import Caller
+from qcmb_mpi.programs.native import (
+    Atoms,
+    Calculation,
+    CalculationFailed,
+    Means,
+    NativeProgram,
+    Specification,
+)
 
 
 class NativeRunner:
@@ -33,26 +34,26 @@ class NativeRunner:
     ----------
     program : str
         QCEngine's name, as the user wrote it.
-    harness : NativeHarness
-    specification : AtomicSpecification
-    caller : Caller
-        Who knows the configuration that QCEngine would give it.
+    runs : NativeProgram
+    specification : Specification
+    means : callable
+        Gives what QCEngine's configuration allows it.
     attempts : Attempts
     """
 
     def __init__(
         self,
         program: str,
-        harness: NativeHarness,
-        specification: AtomicSpecification,
-        caller: Caller,
+        runs: NativeProgram,
+        specification: Specification,
+        means: Callable[[], Means],
         attempts: Attempts,
     ) -> None:
         self._program = program
-        self._harness = harness
+        self._runs = runs
         self._specification = specification
         self._driver = specification.driver.value
-        self._caller = caller
+        self._means = means
         self._attempts = attempts
         self._known: Calculation | None = None
 
@@ -67,29 +68,26 @@ class NativeRunner:
         asked = self._specification, partial(self._attempt, atoms)
         return self._attempts.outcome(task, self._program, lambda: asked, time.process_time)
 
-    def _attempt(self, atoms: Atoms, specification: AtomicSpecification) -> Fields:
+    def _attempt(self, atoms: Atoms, specification: Specification) -> Fields:
         try:
             numbers = self._calculation(specification).run(atoms)
             return judge_numbers(numbers, len(atoms.numbers), self._driver, *self._provenance)
         except CalculationFailed as error:
-            message = qcengine_error(error).error_message
-            told = failure(self._program, error.error_type, message, error.output)
+            told = failure(self._program, error.error_type, error.told, error.output)
             return {"failure": told}
         except (Exception, SystemExit) as error:
             return raised(self._program, error)
 
     @cached_property
     def _provenance(self) -> tuple[str, str]:
-        return self._harness.creator, self._harness.get_version()
+        return self._runs.creator, self._runs.get_version()
 
-    def _calculation(self, specification: AtomicSpecification) -> Calculation:
+    def _calculation(self, specification: Specification) -> Calculation:
         """Return what computes; that of the plain specification is kept for all tasks."""
         is_plain = specification is self._specification
         if is_plain and self._known is not None:
             return self._known
-        made = self._harness.calculation(
-            specification, means_of(self._caller.config(self._program))
-        )
+        made = self._runs.calculation(specification, self._means())
         if is_plain:
             self._known = made
         return made

@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.system import ModelChemistry, System
@@ -55,8 +56,6 @@ class Slicer:
     """
 
     def __init__(self, system: System) -> None:
-        from qcelemental import periodictable
-
         self._system = system
         self._symbols = np.array(system.symbols)
         self._mass_numbers = np.asarray(system.mass_numbers)
@@ -64,8 +63,19 @@ class Slicer:
         self._starts = np.array([each.start for each in self._slices])
         self._sizes = tuple(system.fragment_sizes)
         self._charges = tuple(map(float, system.fragment_charges))
-        self._is_unusual = self._mass_numbers != [periodictable.to_A(s) for s in system.symbols]
-        self._has_isotopes = bool(self._is_unusual.any())
+
+    @cached_property
+    def _is_unusual(self) -> NDArray[np.bool_]:
+        """Return which atoms are not of their element's usual isotope."""
+        from qcelemental import periodictable
+
+        usual = np.array([periodictable.to_A(symbol) for symbol in self._system.symbols])
+        unusual: NDArray[np.bool_] = self._mass_numbers != usual
+        return unusual
+
+    @cached_property
+    def _has_isotopes(self) -> bool:
+        return bool(self._is_unusual.any())
 
     def atoms(self, clusters: Sequence[Cluster]) -> list[Atoms]:
         """Return clusters, each that of :meth:`molecule`, as plain arrays.

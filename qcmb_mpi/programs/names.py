@@ -11,9 +11,14 @@ import difflib
 from collections.abc import Iterable
 
 _MODULES = {
-    "pyscf": ("pyscf.gto", "pyscf.scf", "pyscf.dft", "pyscf.grad"),
-    "tblite": ("tblite.interface",),
+    "pyscf": (
+        *("pyscf.gto", "pyscf.scf", "pyscf.dft", "pyscf.grad"),
+        "qcmb_mpi.programs.pyscf_calculation",
+    ),
+    "tblite": ("tblite.interface", "qcmb_mpi.programs.tblite_run"),
 }
+OURS = tuple(_MODULES)
+"""The programs that come with the package and run in its own processes."""
 
 
 class RequestError(ValueError):

@@ -116,6 +116,14 @@ class Numbers:
         return fields
 
 
+# What QCEngine writes before the message of its exceptions.
+_HEADERS = {
+    "input_error": "QCEngine Input Error",
+    "convergence_error": "QCEngine Convergence Error",
+    "unknown_error": "QCEngine Unknown Error",
+}
+
+
 class CalculationFailed(Exception):
     """A calculation that was refused, did not converge, or failed in the program.
 
@@ -135,12 +143,29 @@ class CalculationFailed(Exception):
         self.output = output
         super().__init__(error_type, message, output)
 
+    @property
+    def told(self) -> str:
+        """The message as QCEngine tells it."""
+        return f"{_HEADERS[self.error_type]}: {self.message}"
+
 
 class Calculation(Protocol):
     """One model chemistry of one program, checked and ready for any number of molecules."""
 
     def run(self, atoms: Atoms) -> Numbers:
         """Compute; raise :class:`CalculationFailed` if there are no numbers."""
+
+
+class NativeProgram(Protocol):
+    """A program of ours; its harness for QCEngine is one."""
+
+    creator: str
+
+    def get_version(self) -> str:
+        """Return the program's version."""
+
+    def calculation(self, specification: Specification, means: Means) -> Calculation:
+        """Check a specification and return what computes it."""
 
 
 class Specification(Protocol):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qcmb_mpi.errors import InputError, TopologyError
 from qcmb_mpi.programs import register
 from qcmb_mpi.programs.advice import install_hint
+from qcmb_mpi.programs.bare import bare_program
 from qcmb_mpi.programs.basis_size import n_basis_functions
 from qcmb_mpi.programs.names import RequestError, did_you_mean
 from qcmb_mpi.programs.preflight import check_specification
@@ -156,12 +157,17 @@ def check_request(
         The program is known but not installed here.
     """
     field_name = f"specification.specification.{model_chemistry.label}"
+    symbols = system.symbols if system else ()
+    if bare_program(model_chemistry.program) is not None:
+        _check_facts(model_chemistry, field_name, system, needs_ghosts=needs_ghosts)
+        _check_specification(model_chemistry, field_name, symbols)
+        return
     harness = _harness(model_chemistry.program, field_name)
     if _is_known(harness):
         _check_facts(model_chemistry, field_name, system, needs_ghosts=needs_ghosts)
     _check_found(model_chemistry.program, harness)
     if _is_known(harness):
-        _check_specification(model_chemistry, field_name, system.symbols if system else ())
+        _check_specification(model_chemistry, field_name, symbols)
 
 
 def _check_facts(

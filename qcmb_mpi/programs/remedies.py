@@ -19,6 +19,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qcmb_mpi.programs.bare import is_ours
+from qcmb_mpi.programs.names import OURS
+
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicSpecification
 
@@ -98,7 +101,6 @@ _TABLE: dict[tuple[str, str], tuple[_Step, ...]] = {
     ("terachem", "scf"): (({"maxit": 400}, {}),),
     ("xtb", "scf"): (({"max_iterations": 1000}, {}),),
 }
-_OURS = ("pyscf", "tblite")
 _ALIASES = {
     "pyscf": {"soscf": "newton"},
     "nwchem": {"dft__maxiter": "dft__iterations"},
@@ -138,10 +140,12 @@ def remedies(
 
 def is_harness_known(name: str) -> bool:
     """Tell whether QCEngine's harness of a program, lower case, is its own or one of ours."""
+    if is_ours(name):
+        return True
     from qcengine.programs.base import programs
 
     home = type(programs.get(name)).__module__.split(".")[0]
-    return home == "qcmb_mpi" or (home == "qcengine" and name not in _OURS)
+    return home == "qcmb_mpi" or (home == "qcengine" and name not in OURS)
 
 
 def _canonical(program: str, keyword: str) -> str:

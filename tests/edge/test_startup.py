@@ -58,6 +58,13 @@ def test_a_server_of_bare_slots_imports_nothing_that_only_some_need() -> None:
         assert name not in imported
 
 
+def test_a_server_of_native_slots_imports_no_models() -> None:
+    imported = said("import sys; import qcmb_mpi.execution.preload_native; print(*sys.modules)")
+    assert "qcmb_mpi.execution.native" in imported
+    for name in ("qcelemental", "qcengine", "pydantic", "psutil", "numpy.ma", "yaml"):
+        assert name not in imported
+
+
 def test_an_input_of_json_is_planned_without_what_is_slow_to_import(tmp_path: Path) -> None:
     document = yaml.safe_load((EXAMPLES / "helium-dimer.yaml").read_text())
     (tmp_path / "in.json").write_text(json.dumps(document))
