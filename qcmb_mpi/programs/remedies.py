@@ -144,7 +144,10 @@ def is_harness_known(name: str) -> bool:
         return True
     from qcengine.programs.base import programs
 
-    home = type(programs.get(name)).__module__.split(".")[0]
+    harness = programs.get(name)
+    if harness is None:
+        return name in OURS  # which are not registered before QCEngine is needed
+    home = type(harness).__module__.split(".")[0]
     return home == "qcmb_mpi" or (home == "qcengine" and name not in OURS)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from qcengine.config import get_config
+from qcengine.programs.base import programs
 
 from qcmb_mpi import schema
 from qcmb_mpi.errors import QcmbError
@@ -20,6 +21,7 @@ from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.programs import bare, native_harness
 from qcmb_mpi.programs.harness import means_of, qcengine_error
 from qcmb_mpi.programs.native import CalculationFailed
+from qcmb_mpi.programs.remedies import is_harness_known
 from qcmb_mpi.warming import modules_for
 from tests.edge.test_native import CASES, FAILURES, RESOURCES, content, document, outcomes
 
@@ -181,6 +183,13 @@ def test_means_that_a_user_may_have_set_are_qcengines_to_find(
             assert bare._means(TASK_CONFIG) is None
     monkeypatch.chdir(tmp_path)
     assert bare._means(TASK_CONFIG) is None
+
+
+def test_ours_are_known_before_they_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tblite", "mopac"):
+        monkeypatch.delitem(programs, name)
+    assert is_harness_known("tblite")
+    assert not is_harness_known("mopac")
 
 
 @pytest.mark.parametrize("kind", ["input_error", "convergence_error", "unknown_error"])
