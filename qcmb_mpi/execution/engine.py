@@ -3,7 +3,8 @@
 Rules of this file
 ------------------
 1. Runs inside a slot: nothing here knows ranks, queues or stores.
-2. QCEngine is imported by whoever runs calculations, not by whoever only sends recipes.
+2. QCEngine is imported by whoever runs calculations through it, not by whoever only sends recipes
+   or runs our own programs alone.
 3. ``compute`` never raises for a failed calculation: a failure is a value.
 """
 
