@@ -23,7 +23,7 @@ from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.outcomes import Outcomes, unpacked
 from qcmb_mpi.execution.slotpool import AnyBell, SlotPool
 from qcmb_mpi.execution.slots import Slot, SlotSource
 from qcmb_mpi.execution.solo import Solo
@@ -271,7 +271,7 @@ class Agent:
             if kind == "ready":
                 self._pool.heard_ready(slot, *rest)
             else:
-                self._hear_done(slot, rest[0])
+                self._hear_done(slot, unpacked(rest[0]))
 
     def _hear_done(self, slot: Slot, outcomes: Outcomes) -> None:
         self._n_good += outcomes.n_good

@@ -6,7 +6,7 @@ Messages to a slot are tuples ``(kind, ...)``:
     Build the engine of a task space; answered by ``("ready", space, error)``, error None or
     the exception that says why it cannot work here.
 ``("work", space, ids)``
-    Run these tasks; answered by one or more ``("done", Outcomes)``.
+    Run these tasks; answered by one or more ``("done", outcomes)``, packed.
 ``("forget", space)``
     Drop an engine.
 
@@ -35,7 +35,7 @@ from qcmb_mpi.execution.contained import Contained, Refusal
 from qcmb_mpi.execution.engine import EngineRecipe, SlotResources
 from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.outcomes import packed
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
@@ -70,7 +70,7 @@ class _Desk:
         self._pipe = pipe
         self._mark = mark
         self._messages: deque[tuple[Any, ...]] = deque()
-        self._outbox = Outbox(lambda outcomes: pipe.send(("done", outcomes)), mark)
+        self._outbox = Outbox(lambda *outcomes: pipe.send(("done", packed(*outcomes))), mark)
         self._engines: dict[int, Contained | Refusal] = {}
         self._settled: SlotResources | None = None
 
@@ -151,7 +151,7 @@ class Outbox:
     Parameters
     ----------
     tell : callable
-        Tells some.
+        ``tell(space, outcomes)`` tells some.
     mark : Mark
         Where they are kept until then.
     clock : callable
@@ -160,7 +160,7 @@ class Outbox:
 
     def __init__(
         self,
-        tell: Callable[[Outcomes], None],
+        tell: Callable[[int, list[Outcome]], None],
         mark: Mark,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -203,5 +203,5 @@ class Outbox:
         """Tell all there is."""
         if self._held:
             held, self._held = self._held, []
-            self._tell(Outcomes.of(held, space=self._space))
+            self._tell(self._space, held)
             self._mark.told(len(held))

@@ -20,6 +20,7 @@ from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess, clean_environment
 from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import unpacked
 
 _PATIENCE_S = 60.0
 
@@ -44,7 +45,7 @@ def ask(slot: SlotProcess, what: str) -> Any:
     tell(slot, what)
     kind, outcomes = hear(slot)
     assert kind == "done"
-    return json.loads(outcomes[0].program)
+    return json.loads(unpacked(outcomes)[0].program)
 
 
 def tell(slot: SlotProcess, what: str) -> None:

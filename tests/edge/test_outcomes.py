@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.outcomes import Batch, Outcomes
+from qcmb_mpi.execution.outcomes import Batch, Outcomes, packed, unpacked
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 FAILURE = Failure(ErrorClass.CONVERGENCE, "convergence_error", "no luck", "tail")
@@ -144,6 +145,24 @@ def test_what_columns_cannot_hold_stays_an_object(changes: dict[str, object]) ->
     assert [len(batch) for batch in found.batches] == [1]
     assert found[-1] is odd
     assert isinstance(found.batches[0], Batch)
+
+
+@given(st.lists(outcomes(), max_size=5))
+def test_what_a_slot_sends_is_what_it_found(many: list[Outcome]) -> None:
+    found = unpacked(pickle.loads(pickle.dumps(packed(7, many), protocol=5)))
+    assert sorted_bits(found) == sorted_bits([dataclasses.replace(o, space=7) for o in many])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [np.ones((2, 3), np.float32), np.arange(6.0).reshape(3, 2).T, np.ones((2, 3), ">f8"), [[1.0]]],
+    ids=["single", "Fortran", "big-endian", "list"],
+)
+def test_arrays_that_are_not_as_a_program_gives_them_arrive_as_they_are(odd: Any) -> None:
+    many = [Outcome(0, 1, 0.0, 0.0, energy_hartree=1.0, gradient=odd, record=b"")]
+    [found] = unpacked(pickle.loads(pickle.dumps(packed(0, many), protocol=5)))
+    assert type(found.gradient) is type(odd)
+    assert bits(found) == bits(many[0])
 
 
 def test_a_batch_is_a_few_objects_on_its_way() -> None:

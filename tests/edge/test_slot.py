@@ -17,7 +17,6 @@ from qcmb_mpi.execution import mark, slot
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.slot import Outbox
 from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.scheduling.policy import ErrorClass
@@ -36,7 +35,7 @@ class Story:
         self.told_s: dict[int, float] = {}
         self.outbox = Outbox(self._tell, Mark(FILE), lambda: self.now)
 
-    def _tell(self, outcomes: Outcomes) -> None:
+    def _tell(self, _space: int, outcomes: list[Outcome]) -> None:
         self.messages.append([each.task for each in outcomes])
         self.told_s.update((each.task, self.now) for each in outcomes)
 
