@@ -171,10 +171,8 @@ class Agent:
 
     def _need(self) -> Need:
         """Return whether a slot has nothing to do, or may have soon, nor has the agent."""
-        if self._backlog.next_space is not None:
-            return Need.NONE
         least_s = min(map(self._ahead_s, self._pool.slots), default=math.inf)
-        return Need.of(least_s)
+        return Need.of(least_s + self._backlog.next_s / max(1, len(self._pool.slots)))
 
     def _ahead_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy, counting what may have ended but is not told."""
@@ -223,13 +221,14 @@ class Agent:
         if self._solo.takes_over(self._clock()):
             return
         rest = list(self._pool.slots)
-        while able := [slot for slot in rest if self._may_have_more(slot)]:
-            slot = min(able, key=self._ahead_s)
+        aim_s = self._backlog.aim_s(_AHEAD_S, [self._ahead_s(slot) for slot in rest])
+        while able := [slot for slot in rest if self._may_have_more(slot, aim_s)]:
+            slot = min(able, key=lambda each: (self._ahead_s(each), each.progressed_s))
             n_opening = sum(not each.is_ready for each in rest)
-            self._give(slot, len(able) + n_opening)
+            self._give(slot, aim_s - self._ahead_s(slot), len(able) + n_opening)
             rest.remove(slot)
 
-    def _may_have_more(self, slot: Slot) -> bool:
+    def _may_have_more(self, slot: Slot, aim_s: float) -> bool:
         """Whether a slot may be given tasks now: one at work only if it has few, and short ones."""
         if not slot.is_ready or self._backlog.next_space not in slot.spaces:
             return False
@@ -238,15 +237,13 @@ class Agent:
         space = slot.outstanding.next_space
         if space is None:
             return True
-        return self._backlog.is_short(space) and self._missing_s(slot) >= _LEAST_S
+        is_low = len(slot.outstanding) == 1 or aim_s - self._ahead_s(slot) >= _LEAST_S
+        return is_low and self._backlog.is_short(space)
 
-    def _missing_s(self, slot: Slot) -> float:
-        return _AHEAD_S - self._ahead_s(slot)
-
-    def _give(self, slot: Slot, n_sharing: int) -> None:
+    def _give(self, slot: Slot, missing_s: float, n_sharing: int) -> None:
         """Give a slot its next batch, of which others are to get as much; nothing little yet."""
         least_s = 0.0 if Need.of(self._ahead_s(slot)) else _LEAST_S
-        batch = self._backlog.batch(n_sharing, max(_LEAST_S, self._missing_s(slot)), least_s)
+        batch = self._backlog.batch(n_sharing, max(_LEAST_S, missing_s), least_s)
         if batch is not None:
             slot.start(*batch, self._clock())
 

@@ -7,6 +7,8 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qcmb_mpi.execution.outcomes import Outcomes
@@ -16,6 +18,8 @@ from qcmb_mpi.scheduling.reporting import is_short
 
 _BATCH_S = 0.02
 _NEW_WEIGHT = 0.2
+_GUIDED = 2.0
+_LEAST_AHEAD_S = 0.04
 _OWN_S = 3e-5  # what a slot spends on a task besides computing it
 
 
@@ -48,6 +52,26 @@ class Backlog(TaskQueue):
     def is_short(self, space: int) -> bool:
         """Whether a task is so short that a slot should have the next ones at hand."""
         return is_short(self.mean_s(space))
+
+    @property
+    def next_s(self) -> float:
+        """How long the tasks take that come before another space's."""
+        space = self.next_space
+        return 0.0 if space is None else self.n_next * self.mean_s(space)
+
+    def aim_s(self, most_s: float, ahead_s: Sequence[float]) -> float:
+        """Return how long a slot should be busy with what it has at hand.
+
+        Less as what is left gets less: what a slot has goes to no other one, though that be faster.
+
+        Parameters
+        ----------
+        most_s : float
+        ahead_s : sequence of float
+            How long each slot should be busy as it is.
+        """
+        share_s = (self.next_s + sum(ahead_s)) / max(1, len(ahead_s))
+        return min(most_s, max(_LEAST_AHEAD_S, share_s / _GUIDED))
 
     def batch(
         self, n_sharing: int, seconds: float = _BATCH_S, least_s: float = 0.0

@@ -134,6 +134,23 @@ def test_slots_are_given_many_short_tasks_at_once(
     assert all(ahead_s <= most_s for each in given for _, ahead_s in each)
 
 
+def test_the_last_tasks_go_to_slots_that_have_no_more_than_the_one_they_are_at(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, start = {}, Slot.start
+
+    def noting_start(self: Slot, space: int, ids: Any, now: float) -> None:
+        before[len(agent._backlog)] = len(self.outstanding)
+        start(self, space, ids, now)
+
+    monkeypatch.setattr(Slot, "start", noting_start)
+    open_space(agent, ToyRecipe(MANY, seconds=0.03))
+    work(agent, range(20))
+    hear(agent, lambda news: sum(sizes(news)) == 20)
+    assert before[0] <= 1
+    assert before[1] <= 1
+
+
 def test_one_of_many_agents_collects_what_long_tasks_give_while_there_is_work(agent: Agent) -> None:
     open_space(agent, ToyRecipe(MANY, seconds=0.12), report_s=1e6)
     work(agent, range(12))

@@ -99,3 +99,17 @@ def test_nothing_is_taken_that_is_worth_no_message() -> None:
     assert len(backlog) == 6
     space, ids = backlog.batch(3, 0.1, least_s=0.001) or (None, np.empty(0))
     assert (space, ids.tolist(), len(backlog)) == (0, [0, 1], 4)
+
+
+def test_a_slot_has_less_at_hand_as_what_is_left_gets_less() -> None:
+    backlog = Backlog()
+    assert backlog.aim_s(0.15, [0.0, 0.0]) == pytest.approx(0.04)
+    backlog.observe(0, 0.01)
+    backlog.add(0, np.arange(100))
+    aims = [backlog.aim_s(0.15, [0.1, 0.0])]
+    while backlog:
+        backlog.take(5)
+        aims.append(backlog.aim_s(0.15, [0.1, 0.0]))
+    assert aims[0] == 0.15
+    assert aims == sorted(aims, reverse=True)
+    assert aims[-1] == 0.04
