@@ -31,7 +31,7 @@ SIZE = 1 << 16
 _HEAD = struct.Struct("<qqqq")
 _STARTED, _SPENT_MS, _TOLD, _HELD = range(4)
 _PART = struct.Struct("<II")
-_CPU_INTERVAL_S = 0.01
+_CPU_INTERVAL_S = 0.05
 
 
 def new() -> IO[bytes]:

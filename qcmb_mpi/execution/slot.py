@@ -96,10 +96,11 @@ class _Desk:
             self._engines.pop(space, None)
 
     def _work(self, engine: Contained | Refusal, space: int, ids: list[int]) -> None:
-        os.ftruncate(1, 0)
+        if os.fstat(1).st_size:
+            os.ftruncate(1, 0)
         self._outbox.begin(space)
         engine.prepare(ids)
-        n_left = len(ids) + self._n_waiting()
+        n_left = len(ids) + self._n_queued()
         for task in ids:
             self._mark.count()
             outcome = engine.compute(task)
@@ -109,6 +110,9 @@ class _Desk:
     def _n_waiting(self) -> int:
         """Return how many tasks there are besides those that are being worked on."""
         self._messages.extend(self._pipe.receive(waits=False))
+        return self._n_queued()
+
+    def _n_queued(self) -> int:
         return sum(len(rest[-1]) for kind, *rest in self._messages if kind == "work")
 
     def _settle(self, resources: SlotResources) -> None:
