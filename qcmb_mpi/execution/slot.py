@@ -6,7 +6,7 @@ Messages to a slot are tuples ``(kind, ...)``:
     Build the engine of a task space; answered by ``("ready", space, error)``, error None or
     the exception that says why it cannot work here.
 ``("work", space, ids)``
-    Run these tasks; answered by one or more ``("done", outcomes)``, packed.
+    Run these tasks, a list; answered by one or more ``("done", outcomes)``, packed.
 ``("forget", space)``
     Drop an engine.
 
@@ -91,7 +91,7 @@ class _Desk:
         elif kind == "work":
             engine = self._engines[space]
             self._settle(engine.resources)
-            self._work(engine, space, rest[0].tolist())
+            self._work(engine, space, rest[0])
         else:
             self._engines.pop(space, None)
 

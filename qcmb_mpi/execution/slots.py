@@ -91,7 +91,7 @@ class Slot:
         if not self.outstanding:
             self.progressed_s = now
         self.outstanding.add(space, ids)
-        self._send("work", space, ids)
+        self._send("work", space, ids.tolist())  # a list is unpickled faster than an array
 
     def finish(self, outcomes: Outcomes, now: float, n_good: int) -> None:
         """Note that its first tasks have ended; `n_good` have succeeded in all slots so far."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
@@ -52,7 +51,7 @@ def tell(slot: SlotProcess, what: str) -> None:
     """Have a slot run some Python, without waiting for it."""
     slot.pipe.send(("space", 0, Recipe(what), SlotResources()))
     assert hear(slot) == ("ready", 0, None)
-    slot.pipe.send(("work", 0, np.array([0])))
+    slot.pipe.send(("work", 0, [0]))
 
 
 def hear(slot: SlotProcess) -> tuple[Any, ...]:
@@ -253,7 +252,7 @@ def test_a_slot_goes_on_while_nobody_takes_its_outcomes(server: ForkServer) -> N
     slot = started(server)
     slot.pipe.send(("space", 0, Recipe("found = 50_000 * 'x'"), SlotResources()))
     assert hear(slot) == ("ready", 0, None)
-    slot.pipe.send(("work", 0, np.arange(6)))  # the last of them after 250 kB were told
+    slot.pipe.send(("work", 0, list(range(6))))  # the last of them after 250 kB were told
     wait_until(lambda: slot.n_started == 6)
     n_heard = 0
     while n_heard < 6:
