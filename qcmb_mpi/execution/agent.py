@@ -42,7 +42,6 @@ from qcmb_mpi.execution.wire import (
 from qcmb_mpi.scheduling.reporting import Need, ReportTiming
 
 _OPENING_S = 240.0  # less than the master waits for an agent
-_PAUSE_S = 2.0
 _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
@@ -90,10 +89,10 @@ class Agent:
         self._backlog = Backlog()
         self._solo = Solo(info, self._pool)
         self._n_good = 0
-        self._looked_s = clock()
         self._timing = ReportTiming()
         self._held: list[Outcomes] = []
         self._calm_until_s = -math.inf
+        self._asked_in_vain: set[int] = set()
 
     @property
     def is_calm(self) -> bool:
@@ -113,9 +112,9 @@ class Agent:
                 self._solo.add(message)
             case Work(space, ids):
                 self._backlog.add(space, ids)
+                self._asked_in_vain.discard(space)
             case Recall(space):
-                unstarted = (self._backlog.recall(space), self._solo.recall(space))
-                self._pool.news.append(Returned(space, np.concatenate(unstarted)))
+                self._return(space)
             case Shut(space):
                 self._shut(space)
         self._feed()
@@ -144,13 +143,14 @@ class Agent:
         else:
             is_calm = False
             told = self._pool.listen(timeout_s)
-        self._allow_pause(timeout_s)
+        self._pool.allow_pause(timeout_s)
         for slot in told:
             self._hear(slot)
         self._end_overdue()
         self._bury_ended()
         self._guard_memory()
         self._renew_suspects()
+        self._relieve_stuck()
         self._feed()
         if not is_calm:
             stock_s = min(map(self._stock_s, self._pool.slots), default=0.0)
@@ -206,6 +206,18 @@ class Agent:
         """
         self._pool.close(is_patient=wait)
 
+    def _return(self, space: int) -> None:
+        unstarted = np.concatenate((self._backlog.recall(space), self._solo.recall(space)))
+        (self._asked_in_vain.discard if len(unstarted) else self._asked_in_vain.add)(space)
+        self._pool.news.append(Returned(space, unstarted))
+
+    def _relieve_stuck(self) -> None:
+        """Take back what waits in a slot behind a task that takes far longer than it should."""
+        for space, ids in self._pool.give_back_stuck():
+            self._backlog.put_back(space, ids)
+        for space in self._asked_in_vain.intersection(self._backlog.spaces):
+            self._return(space)
+
     def _shut(self, space: int) -> None:
         self._backlog.recall(space)
         self._solo.recall(space)
@@ -238,7 +250,8 @@ class Agent:
         if space is None:
             return True
         is_low = len(slot.outstanding) == 1 or aim_s - self._ahead_s(slot) >= _LEAST_S
-        return is_low and self._backlog.is_short(space)
+        is_stuck = slot.is_silent(self._clock())
+        return is_low and not is_stuck and self._backlog.is_short(space)
 
     def _give(self, slot: Slot, missing_s: float, n_sharing: int) -> None:
         """Give a slot its next batch, of which others are to get as much; nothing little yet."""
@@ -246,15 +259,6 @@ class Agent:
         batch = self._backlog.batch(n_sharing, max(_LEAST_S, missing_s), least_s)
         if batch is not None:
             slot.start(*batch, self._clock())
-
-    def _allow_pause(self, timeout_s: float) -> None:
-        """Count no time in which this process did not run: its slots did not either."""
-        now = self._clock()
-        pause_s = now - self._looked_s - timeout_s
-        self._looked_s = now
-        if pause_s > _PAUSE_S:
-            for slot in self._pool.slots:
-                slot.progressed_s = min(now, slot.progressed_s + pause_s)
 
     def _hear(self, slot: Slot) -> None:
         try:

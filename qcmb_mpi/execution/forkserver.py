@@ -36,6 +36,7 @@ from qcmb_mpi.execution import mark
 from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.pipe import Pipe
+from qcmb_mpi.execution.tickets import Tickets
 from qcmb_mpi.machine import launcher, limits, threads
 from qcmb_mpi.machine.processes import cpu_s, kill_tree
 
@@ -74,6 +75,8 @@ class SlotProcess:
         What it and its programs write to standard output and error.
     mark_file : file object
         What it leaves behind; see :mod:`qcmb_mpi.execution.mark`.
+    tickets : Tickets
+        What lets it start the tasks that it is sent.
 
     Attributes
     ----------
@@ -83,11 +86,12 @@ class SlotProcess:
         Why it was never started, if so; its pipe is at its end then.
     """
 
-    def __init__(self, pipe: Pipe, log: IO[bytes], mark_file: IO[bytes]) -> None:
+    def __init__(self, pipe: Pipe, log: IO[bytes], mark_file: IO[bytes], tickets: Tickets) -> None:
         self.pid = 0
         self.fault = ""
         self.is_given_up = False
         self.pipe = pipe
+        self._tickets = tickets
         self._log = log
         self._mark = mark_file
 
@@ -96,6 +100,14 @@ class SlotProcess:
         self.pid = pid
         if self.is_given_up:
             self.kill()
+
+    def start(self, space: int, ids: list[int]) -> None:
+        """Send it tasks that it may start; raise OSError if it is not there any more."""
+        self.pipe.send(("work", space, ids, self._tickets.issue(len(ids))))
+
+    def take_back(self) -> int:
+        """Return how many tasks it will not start any more: the last ones that it was sent."""
+        return self._tickets.take_back()
 
     @property
     def n_started(self) -> int:
@@ -131,6 +143,7 @@ class SlotProcess:
         self.pipe.close()
         self._log.close()
         self._mark.close()
+        self._tickets.close()
 
 
 class ForkServer:
@@ -219,14 +232,16 @@ class ForkServer:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
                 log = undo.enter_context(tempfile.TemporaryFile(prefix="qcmb-slot-"))
                 left = undo.enter_context(mark.new())
+                tickets = undo.enter_context(contextlib.closing(Tickets()))
             except OSError as error:
                 raise TransportError(f"no slot can be started: {error}") from error
             undo.pop_all()
         mine.setblocking(False)
         # A slot goes on to its next task while its agent is busy with other things.
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
-        slot = SlotProcess(Pipe(mine), log, left)
-        self._unasked.append((slot, theirs, [theirs.fileno(), log.fileno(), left.fileno()]))
+        slot = SlotProcess(Pipe(mine), log, left, tickets)
+        fds = [theirs.fileno(), log.fileno(), left.fileno(), tickets.slot_fd]
+        self._unasked.append((slot, theirs, fds))
         self._ask()
         return slot
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from qcmb_mpi.machine.processes import adopt_orphans, die_with_parent, end_children, kill_tree
 
 NO_FORK = -1
-_N_FDS = 3
+_N_FDS = 4
 
 # What a batch system or a terminal sends to all processes of a job asks the master to stop.
 _FOR_MASTER = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -165,14 +165,14 @@ class _Server:
             die_with_parent(server)
             adopt_orphans()
             self._drop_descriptors()
-            pipe_fd, log_fd, mark_fd = fds
+            pipe_fd, log_fd, mark_fd, tickets_fd = fds
             fcntl.fcntl(log_fd, fcntl.F_SETFL, fcntl.fcntl(log_fd, fcntl.F_GETFL) | os.O_APPEND)
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
             from qcmb_mpi.execution import slot
             from qcmb_mpi.execution.pipe import Pipe
 
-            slot.serve(Pipe(socket.socket(fileno=pipe_fd)), mark_fd)
+            slot.serve(Pipe(socket.socket(fileno=pipe_fd)), mark_fd, tickets_fd)
             status = 0
         except BaseException:  # the last frame of this process: say why, then leave
             sys.excepthook(*sys.exc_info())

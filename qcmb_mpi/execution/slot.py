@@ -5,8 +5,9 @@ Messages to a slot are tuples ``(kind, ...)``:
 ``("space", space, recipe, resources)``
     Build the engine of a task space; answered by ``("ready", space, error)``, error None or
     the exception that says why it cannot work here.
-``("work", space, ids)``
-    Run these tasks, a list; answered by one or more ``("done", outcomes)``, packed.
+``("work", space, ids, number)``
+    Run these tasks, a list, as long as there are tickets of that number; answered by one or more
+    ``("done", outcomes)``, packed.
 ``("forget", space)``
     Drop an engine.
 
@@ -37,6 +38,7 @@ from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.outcomes import packed
 from qcmb_mpi.execution.pipe import Pipe
+from qcmb_mpi.execution.tickets import Turnstile
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
@@ -46,7 +48,7 @@ _HOLD_S = 0.05
 _LOW_S = 0.03
 
 
-def serve(pipe: Pipe, mark_fd: int) -> None:
+def serve(pipe: Pipe, mark_fd: int, tickets_fd: int) -> None:
     """Serve the owner at the other end of `pipe` until it closes.
 
     Parameters
@@ -55,9 +57,11 @@ def serve(pipe: Pipe, mark_fd: int) -> None:
         One that waits.
     mark_fd : int
         A file in which started tasks are counted.
+    tickets_fd : int
+        Where there is a ticket for each task that may be started.
     """
     _outlast_termination()
-    desk = _Desk(pipe, Mark(mark_fd))
+    desk = _Desk(pipe, Mark(mark_fd), Turnstile(tickets_fd))
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
             desk.serve()
@@ -66,9 +70,10 @@ def serve(pipe: Pipe, mark_fd: int) -> None:
 class _Desk:
     """The engines of a slot and the messages that are still to be obeyed."""
 
-    def __init__(self, pipe: Pipe, mark: Mark) -> None:
+    def __init__(self, pipe: Pipe, mark: Mark, turnstile: Turnstile) -> None:
         self._pipe = pipe
         self._mark = mark
+        self._turnstile = turnstile
         self._messages: deque[tuple[Any, ...]] = deque()
         self._outbox = Outbox(lambda *outcomes: pipe.send(("done", packed(*outcomes))), mark)
         self._engines: dict[int, Contained | Refusal] = {}
@@ -91,17 +96,20 @@ class _Desk:
         elif kind == "work":
             engine = self._engines[space]
             self._settle(engine.resources)
-            self._work(engine, space, rest[0])
+            self._work(engine, space, *rest)
         else:
             self._engines.pop(space, None)
 
-    def _work(self, engine: Contained | Refusal, space: int, ids: list[int]) -> None:
+    def _work(self, engine: Contained | Refusal, space: int, ids: list[int], number: int) -> None:
         if os.fstat(1).st_size:
             os.ftruncate(1, 0)
         self._outbox.begin(space)
         engine.prepare(ids)
         n_left = len(ids) + self._n_queued()
         for task in ids:
+            if not self._turnstile.admits(number):
+                self._outbox.tell()
+                return
             self._mark.count()
             outcome = engine.compute(task)
             n_left = n_left - 1 or self._n_waiting()
@@ -113,7 +121,7 @@ class _Desk:
         return self._n_queued()
 
     def _n_queued(self) -> int:
-        return sum(len(rest[-1]) for kind, *rest in self._messages if kind == "work")
+        return sum(len(rest[0]) for kind, _space, *rest in self._messages if kind == "work")
 
     def _settle(self, resources: SlotResources) -> None:
         if resources is not self._settled:  # another space was opened since

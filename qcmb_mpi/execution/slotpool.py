@@ -19,10 +19,13 @@ from typing import Protocol
 from qcmb_mpi.errors import QcmbError, TopologyError, TransportError
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.slots import Slot, SlotSource
-from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Lost, Open, Ready
+from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Lost, Open, Ready, TaskIds
+from qcmb_mpi.machine.processes import allow_open_files
 
 _MAX_STILLBORN = 3
+_N_FILES = 5  # of each slot that are open here
 _FAREWELL_S = 2.0
+_PAUSE_S = 2.0
 # Between two looks whether it is known how a slot ended.
 _INTERVAL_S = 0.1
 
@@ -67,6 +70,7 @@ class SlotPool:
         self._source = source
         self._slot_cpus = slot_cpus
         self._clock = clock
+        self._looked_s = clock()
         self._bell = bell
         self.has_rung = False
         self._ready: set[int] = set()
@@ -79,6 +83,7 @@ class SlotPool:
         layout = message.layout
         cpus = self._slot_cpus(layout.n_slots, layout.n_threads)
         resources = [self._resources(message, index, each) for index, each in enumerate(cpus)]
+        allow_open_files(_N_FILES * layout.n_slots)
         try:
             while len(self.slots) < layout.n_slots:
                 self.slots.append(self._source.fork(resources[len(self.slots)]))
@@ -105,6 +110,7 @@ class SlotPool:
             Hear of nothing from the slots but their end, and no bell.
         """
         wanted = 0 if is_calm else select.POLLIN
+        now = self._clock()
         poller = select.poll()
         slots: dict[int, Slot] = {}
         servers = {slot.server.fileno(): slot.server for slot in self.slots}
@@ -112,6 +118,7 @@ class SlotPool:
         for server in servers:
             poller.register(server, select.POLLIN)
         for slot in self.slots:
+            timeout_s = min(timeout_s, max(0.0, slot.stuck_in_s(now)))
             if slot.has_ended:
                 timeout_s = min(timeout_s, _INTERVAL_S)
             else:
@@ -137,6 +144,27 @@ class SlotPool:
             if event & ~select.POLLOUT:
                 told.append(slots[fd])
         return told
+
+    def allow_pause(self, timeout_s: float) -> None:
+        """Count no time in which this process did not run: its slots did not either.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long it may have waited since the last call.
+        """
+        now = self._clock()
+        pause_s = now - self._looked_s - timeout_s
+        self._looked_s = now
+        if pause_s > _PAUSE_S:
+            for slot in self.slots:
+                slot.progressed_s = min(now, slot.progressed_s + pause_s)
+
+    def give_back_stuck(self) -> list[tuple[int, TaskIds]]:
+        """Take back what waits behind tasks that take far too long; the last first."""
+        now = self._clock()
+        stuck = [slot for slot in self.slots if slot.stuck_in_s(now) <= 0.0]
+        return [each for slot in stuck for each in reversed(slot.give_back())]
 
     def shut(self, space: int) -> None:
         """Have all slots forget a space."""

@@ -27,6 +27,8 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 _LOG = logging.getLogger(__name__)
 _MAX_REVIVALS = 3
 _MAX_FAILURES = 3
+# What is at hand of a slot should last for less, and so should what it holds back.
+_STUCK_S = 0.5
 # The fault of the calculation, not of the slot.
 _BLAMELESS = frozenset({ErrorClass.INPUT, ErrorClass.CONVERGENCE})
 
@@ -56,6 +58,7 @@ class Slot:
         self._n_finished = 0
         self._n_failed = 0
         self._good_elsewhere = 0
+        self._has_given_back = False
 
     def open(self, message: Open, now: float, **lent: Any) -> None:
         """Have it get ready for a space, with its own resources but for what is lent to it."""
@@ -91,11 +94,28 @@ class Slot:
         if not self.outstanding:
             self.progressed_s = now
         self.outstanding.add(space, ids)
-        self._send("work", space, ids.tolist())  # a list is unpickled faster than an array
+        # A slot that has just died is noticed by the end of file on its pipe.
+        with contextlib.suppress(OSError):
+            self.process.start(space, ids.tolist())  # a list is unpickled faster than an array
+
+    def stuck_in_s(self, now: float) -> float:
+        """Return when its current task will have kept the next ones waiting for too long."""
+        is_waited_for = len(self.outstanding) > 1 and not (self._has_given_back or self.has_ended)
+        return self.progressed_s + _STUCK_S - now if is_waited_for else math.inf
+
+    def is_silent(self, now: float) -> bool:
+        """Whether it has been at what should be short for so long that it is to get no more."""
+        return bool(self.outstanding) and now - self.progressed_s > _STUCK_S
+
+    def give_back(self) -> list[tuple[int, TaskIds]]:
+        """Take back, space by space, what it has not started and will not start."""
+        self._has_given_back = True
+        return self.outstanding.take_last(self.process.take_back())
 
     def finish(self, outcomes: Outcomes, now: float, n_good: int) -> None:
         """Note that its first tasks have ended; `n_good` have succeeded in all slots so far."""
         self.progressed_s = now
+        self._has_given_back = False
         self._n_finished += len(outcomes)
         self.outstanding.drop(len(outcomes))
         if outcomes.n_good:

@@ -73,6 +73,18 @@ class TaskQueue:
         self._n -= min(n, len(ids))
         return space, ids[:n]
 
+    def take_last(self, n: int) -> list[tuple[int, TaskIds]]:
+        """Take out the last `n`, as they came, or all there are."""
+        taken: list[tuple[int, TaskIds]] = []
+        while n > 0 and self._stretches:
+            space, ids = self._stretches.pop()
+            if n < len(ids):
+                self._stretches.append((space, ids[:-n]))
+            taken.insert(0, (space, ids[-n:]))
+            self._n -= len(taken[0][1])
+            n -= len(ids)
+        return taken
+
     def drop(self, n: int) -> None:
         """Take out the next `n`, of whatever space; fewer if there are not as many."""
         while n > 0 and self._n:

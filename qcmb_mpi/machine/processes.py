@@ -13,15 +13,29 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_N_OTHER_FILES = 512
 _IS_LINUX = sys.platform == "linux"
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if _IS_LINUX else 0
+
+
+def allow_open_files(n_files: int) -> None:
+    """Raise the limit of open files so that there is room for these and some hundred others.
+
+    What the system does not allow is left: whoever opens one too many will say so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = n_files + _N_OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def adopt_orphans() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -362,3 +364,17 @@ def test_format_memory() -> None:
         "24 GiB",
         "3 TiB",
     ]
+
+
+@pytest.mark.parametrize(("n_files", "soft"), [(10, 600), (400, 912), (10**6, 2000)])
+def test_the_limit_of_open_files_rises_as_far_as_it_may(n_files: int, soft: int) -> None:
+    lines = (
+        "import resource, sys",
+        "from qcmb_mpi.machine.processes import allow_open_files",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (600, 2000))",
+        "allow_open_files(int(sys.argv[1]))",
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))",
+    )
+    words = [sys.executable, "-c", "\n".join(lines), str(n_files)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [str(soft), "2000"]

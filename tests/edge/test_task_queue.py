@@ -46,6 +46,13 @@ class Queues(RuleBasedStateMachine):
         del self.model[: len(ids)]
 
     @rule(n=st.integers(0, 9))
+    def take_last(self, n: int) -> None:
+        taken = [(space, task) for space, ids in self.queue.take_last(n) for task in ids.tolist()]
+        place = max(0, len(self.model) - n)
+        assert taken == self.model[place:]
+        del self.model[place:]
+
+    @rule(n=st.integers(0, 9))
     def drop(self, n: int) -> None:
         self.queue.drop(n)
         del self.model[:n]

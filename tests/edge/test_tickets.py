@@ -1,0 +1,106 @@
+"""A task that a slot was sent is started by it or taken back, whatever happens between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from qcmb_mpi.execution.agent import Agent
+from qcmb_mpi.execution.tickets import Tickets, Turnstile
+from qcmb_mpi.execution.wire import FromAgent, Recall, Returned
+from tests.edge.agent_cases import ended, hear, new_agent, open_space, outcomes, work
+from tests.engines import ToyRecipe
+from tests.toys import toy_expansion
+
+MANY = toy_expansion(6)
+
+
+class Story(RuleBasedStateMachine):
+    """An agent that gives and takes back at any time, and a slot that goes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tickets = Tickets()
+        self.turnstile = Turnstile(self.tickets.slot_fd)
+        self.given: list[int] = []
+        self.sent: list[tuple[list[int], int]] = []
+        self.started: list[int] = []
+        self.taken: list[int] = []
+
+    @rule(n_tasks=st.integers(1, 5))
+    def give(self, n_tasks: int) -> None:
+        first = len(self.started) + len(self.taken) + len(self.given)
+        ids = list(range(first, first + n_tasks))
+        self.given += ids
+        self.sent.append((ids, self.tickets.issue(n_tasks)))
+
+    @rule()
+    def take_back(self) -> None:
+        n_tasks = self.tickets.take_back()
+        self.taken += self.given[len(self.given) - n_tasks :]
+        del self.given[len(self.given) - n_tasks :]
+
+    @rule(n_tasks=st.integers(1, 5))
+    def work(self, n_tasks: int) -> None:
+        for _ in range(n_tasks):
+            if not self.sent:
+                return
+            ids, number = self.sent[0]
+            if self.turnstile.admits(number):
+                task = ids.pop(0)
+                self.given.remove(task)  # one that was taken back is not there
+                self.started.append(task)
+            else:
+                ids.clear()
+            if not ids:
+                del self.sent[0]
+
+    def teardown(self) -> None:
+        while self.sent:
+            self.work(5)
+        assert not self.given
+        assert sorted(self.started + self.taken) == list(range(len(self.started + self.taken)))
+        self.tickets.close()
+
+
+TestStory = Story.TestCase
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    """Give an agent."""
+    yield from ended(new_agent())
+
+
+def stuck(agent: Agent, n_slots: int) -> None:
+    """Give all tasks to slots, one of which will hang with many at hand."""
+    open_space(agent, ToyRecipe(MANY, faults={7: "hang"}), n_slots=n_slots)
+    agent._backlog.observe(0, 0.0001)
+    work(agent, range(30))
+
+
+def test_what_waits_behind_a_task_that_hangs_is_done_by_another_slot(agent: Agent) -> None:
+    stuck(agent, n_slots=2)
+    behind = set(range(8, 30))
+    heard = hear(agent, lambda news: behind <= {each.task for each in outcomes(news)})
+    assert 7 not in {each.task for each in outcomes(heard)}
+
+
+def test_what_was_asked_for_while_a_slot_had_it_is_given_back_when_that_is_stuck(
+    agent: Agent,
+) -> None:
+    stuck(agent, n_slots=1)
+    hear(agent, lambda _: not agent._backlog)
+    agent.handle(Recall(0))
+
+    def given_back(news: list[FromAgent]) -> list[list[int]]:
+        return [each.ids.tolist() for each in news if isinstance(each, Returned)]
+
+    heard = hear(agent, lambda news: len(given_back(news)) == 2)
+    assert given_back(heard) == [[], list(range(8, 30))]
+    work(agent, [30])  # is not given to a slot that is stuck
+    agent.handle(Recall(0))
+    assert given_back(agent.poll(0.0)) == [[30]]
