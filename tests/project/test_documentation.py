@@ -59,17 +59,6 @@ def test_examples_print_what_the_page_says(name: str, monkeypatch: pytest.Monkey
     assert not runner.failures, "".join(said)
 
 
-def test_the_script_of_the_quickstart_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ((_, document),) = blocks(DOCS / "quickstart.md", "yaml")
-    ((_, script),) = blocks(DOCS / "quickstart.md", "python")
-    (tmp_path / "dimer.yaml").write_text(document, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    exec(script, {})
-    assert float(capsys.readouterr().out) == pytest.approx(2.14e-5, rel=1e-2)
-
-
 def test_the_page_of_the_run_summary_names_every_field() -> None:
     summary = RunSummary(TaskSpace(toy_expansion(3)), "any", start_s=0.0)
     summary.agent_joined(AgentInfo(0, "host", 1, 1, 1))

@@ -1,0 +1,38 @@
+"""Every code block of the documentation runs, or says why it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.project.blocks import KNOWN, ROOT, RUN, Runner, blocks
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "programs").glob("*.md")),
+]
+WITH_CODE = {str(page.relative_to(ROOT)): found for page in PAGES if (found := blocks(page))}
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_of_a_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = Runner(tmp_path)
+    runner.prepare()
+    for block in WITH_CODE[name]:
+        assert block.language in KNOWN, f"{block}\nname its language: {', '.join(sorted(KNOWN))}"
+        runner.run(block)
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_files_of_a_page_are_used_by_it(name: str) -> None:
+    found = WITH_CODE[name]
+    for at, block in enumerate(found):
+        if block.mark == "file":
+            assert any(block.value in later.code for later in found[at + 1 :]), str(block)
+        assert block.mark != "exit" or block.language in RUN
