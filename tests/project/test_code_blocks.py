@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.project.blocks import KNOWN, ROOT, RUN, Runner, blocks
+from qcmb_mpi.errors import InputError
+from tests.project.blocks import KNOWN, ROOT, RUN, Block, Runner, blocks
 
 PAGES = [
     ROOT / "README.md",
@@ -36,3 +38,28 @@ def test_files_of_a_page_are_used_by_it(name: str) -> None:
         if block.mark == "file":
             assert any(block.value in later.code for later in found[at + 1 :]), str(block)
         assert block.mark != "exit" or block.language in RUN
+
+
+@pytest.mark.parametrize(
+    ("language", "mark", "value", "code"),
+    [
+        ("bash", "", "", "qcmb-mpi-misspelt run input.yaml"),
+        ("bash", "not run", "", "true"),
+        ("bash", "not run", "there is no such cluster here", "if true"),
+        ("bash", "not run", "there is no such cluster here", "qcmb-mpi run x.yaml --walltme 1:00"),
+        ("bash", "not run", "there is no such cluster here", "python tools/mpiexec.py --rank 2"),
+        ("python", "", "", "import qcmb_mpi\nqcmb_mpi.run"),
+        ("python", "not run", "there is no such cluster here", "a b"),
+        ("yaml", "", "", "specification: {driver: enrgy}"),
+        ("yaml", "", "", "hostname_pattern: a"),
+        ("json", "not run", "there is no such cluster here", "{"),
+        ("text", "output", "", "another ... output"),
+    ],
+)
+def test_a_block_that_is_wrong_is_found(
+    tmp_path: Path, language: str, mark: str, value: str, code: str
+) -> None:
+    runner = Runner(tmp_path, said="one output")
+    (tmp_path / ".bin").mkdir()
+    with pytest.raises((AssertionError, AttributeError, SyntaxError, InputError, yaml.YAMLError)):
+        runner.run(Block("page.md", 1, language, code, mark, value))

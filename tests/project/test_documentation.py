@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import qcmb_mpi
+from qcmb_mpi import options
 from qcmb_mpi.execution.host import HostShare, host_share
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report.summary import RunSummary
 from qcmb_mpi.report.tallies import AgentInfo
+from qcmb_mpi.scheduling.messages import EVENT_RULES
+from qcmb_mpi.store.tables import TABLES
 from tests.toys import toy_expansion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +78,39 @@ def test_the_page_of_the_run_summary_names_every_field() -> None:
     page = (DOCS / "run-summary.md").read_text(encoding="utf-8")
     assert {"layout", "stopped", "output_tail"} < fields
     assert fields <= set(re.findall(r"`(\w+)`", page))
+
+
+def test_the_page_of_the_python_interface_has_every_name() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)
+    assert sorted(named) == sorted(qcmb_mpi.__all__)
+
+
+def test_the_written_pages_have_every_option_event_and_table() -> None:
+    pages = runpy.run_path(str(DOCS / "reference_pages.py"))
+    commands = pages["commands"]()
+    for name in options.COMMANDS:
+        assert f"## `{name}`\n" in commands
+    told = set(re.findall(r"(--[a-z][a-z-]+)", commands))
+    for page in (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "single-node.md"):
+        table = re.findall(r"^\|.*", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(re.findall(r"`(--[a-z][a-z-]+)", "\n".join(table))) <= told
+    messages = pages["messages"]()
+    for rule in EVENT_RULES:
+        assert f"### {rule.event.__name__}\n" in messages
+    assert "CREATE TABLE component" in pages["tables"]()
+    assert (
+        "| <https://molssi.github.io/QCManyBody/> | README.md, docs/index.md |" in pages["links"]()
+    )
+
+
+def test_the_page_of_the_store_names_every_column() -> None:
+    page = (DOCS / "store-format.md").read_text(encoding="utf-8")
+    with sqlite3.connect(":memory:") as base:
+        base.executescript(TABLES)
+        names = [
+            row[0] for row in base.execute("SELECT name FROM sqlite_schema WHERE type='table'")
+        ]
+        columns = {row[1] for name in names for row in base.execute(f"PRAGMA table_info({name})")}
+    assert {"checksum", "remedy", "n_threads"} < columns
+    assert columns <= set(re.findall(r"`(\w+)`", page))
