@@ -44,7 +44,7 @@ from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
 
 _HOLD_S = 0.05
-# When so little work is left, it is told when half of it is done: the agent may have more.
+# When so little work is left, it is told once, when half of it is done: the agent may have more.
 _LOW_S = 0.03
 
 
@@ -112,13 +112,13 @@ class _Desk:
                 return
             self._mark.count()
             outcome = engine.compute(task)
-            n_left = n_left - 1 or self._n_waiting()
-            self._outbox.put(outcome, n_left)
+            n_left = self._outbox.put(outcome, n_left - 1, self._n_new)
 
-    def _n_waiting(self) -> int:
-        """Return how many tasks there are besides those that are being worked on."""
+    def _n_new(self) -> int:
+        """Return how many tasks have come since anybody looked."""
+        n_before = self._n_queued()
         self._messages.extend(self._pipe.receive(waits=False))
-        return self._n_queued()
+        return self._n_queued() - n_before
 
     def _n_queued(self) -> int:
         return sum(len(rest[0]) for kind, _space, *rest in self._messages if kind == "work")
@@ -182,6 +182,7 @@ class Outbox:
         self._held: list[Outcome] = []
         self._space = 0
         self._held_s = self._ended_s = 0.0
+        self._has_warned = False
 
     def begin(self, space: int) -> None:
         """Note that work on a space begins of which nothing was known before."""
@@ -190,7 +191,7 @@ class Outbox:
         self._space = space
         self._ended_s = self._clock()
 
-    def put(self, outcome: Outcome, n_left: int) -> None:
+    def put(self, outcome: Outcome, n_left: int, n_new: Callable[[], int] = int) -> int:
         """Take an outcome; tell it, and all before it, if it is time to.
 
         Parameters
@@ -198,18 +199,32 @@ class Outbox:
         outcome : Outcome
             Of a task of the space begun, that ends now.
         n_left : int
-            Tasks that this slot still has.
+            Tasks that this slot still has, as far as it knows.
+        n_new : callable
+            Looks whether it has more: none, by default.
+
+        Returns
+        -------
+        int
+            Tasks that it has.
         """
         now = self._clock()
         seconds, self._ended_s = now - self._ended_s, now
         if not self._held:
             self._held_s = now
         self._held.append(outcome)
-        is_low = n_left * seconds < _LOW_S and n_left <= len(self._held)
+        if is_low := not n_left or (not self._has_warned and self._is_low(n_left, seconds)):
+            n_left += n_new()
+            is_low = self._is_low(n_left, seconds)
+            self._has_warned = is_low and n_left > 0
         is_late = now + seconds - self._held_s > _HOLD_S  # when the next one ends
         must = outcome.failure is not None or is_low or is_late
         if must or not self._mark.hold(self._space, outcome):
             self.tell()
+        return n_left
+
+    def _is_low(self, n_left: int, seconds: float) -> bool:
+        return n_left <= len(self._held) and n_left * seconds < _LOW_S
 
     def tell(self) -> None:
         """Tell all there is."""

@@ -97,9 +97,20 @@ def test_short_tasks_share_a_message_and_long_ones_do_not_wait(seconds: float, m
         assert story.messages == [[task] for task in range(400)]
 
 
-def test_the_agent_hears_in_time_that_little_is_left() -> None:
+def test_the_agent_hears_in_time_and_once_that_little_is_left() -> None:
     story = Story().run([0.001] * 40)
-    assert [len(message) for message in story.messages] == [20, 10, 5, 3, 1, 1]
+    assert [len(message) for message in story.messages] == [20, 20]
+
+
+def test_little_is_left_only_if_nothing_has_come_meanwhile() -> None:
+    story = Story()
+    story.outbox.begin(0)
+    n_left, coming = 8, [0, 8, 8, 8]
+    for task in range(32):
+        story.now += 0.001
+        n_left = story.outbox.put(outcome(task), n_left - 1, lambda: coming.pop() if coming else 0)
+    assert n_left == 0
+    assert [len(message) for message in story.messages] == [16, 16]
 
 
 @pytest.fixture
