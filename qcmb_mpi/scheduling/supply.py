@@ -189,15 +189,20 @@ class Supply:
             cost_s <= _SMALL_SHARE * share_s or cost_s * book.n_ready <= _ALIKE * book.ready_s
         )
         n = self._n_at_hand(agent, cost_s) - agent.n_unstarted if is_ahead else 0
-        aim_s = agent.n_slots * min(self._pool.lookahead_s, max(share_s, options.min_grain_s))
+        # An only agent keeps nothing from others, and gives its slots by what it measures itself.
+        is_only = len(self._pool.agents) == 1
+        most_s = math.inf if is_only else max(share_s, options.min_grain_s)
+        aim_s = agent.n_slots * min(self._pool.lookahead_s, most_s)
         have_s = agent.unstarted_s(self._pool.books)
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
             n = max(n, int((aim_s - have_s) / cost_s))
         # A prediction may be wrong by 100: the number grows only as fast as what was measured,
         # though what was measured of larger or smaller ones counts by its square root.
-        n_known = max(int(book.n_seen[index]), math.isqrt(book.n_kin[index]))
-        trusted = options.lookahead_tasks + n_known
-        most = min(trusted, options.max_tasks_per_slot) * agent.n_slots - agent.n_unstarted
+        n_seen = int(book.n_seen[index])
+        most = options.max_tasks_per_slot
+        if not (is_only and n_seen):
+            most = min(most, options.lookahead_tasks + max(n_seen, math.isqrt(book.n_kin[index])))
+        most = most * agent.n_slots - agent.n_unstarted
         return max(0, min(n, most))
 
     def _n_at_hand(self, agent: Agent, cost_s: float) -> int:

@@ -313,6 +313,20 @@ def test_small_tasks_are_trusted_a_little_because_large_ones_were_measured() -> 
     assert 8 < n_held < 50
 
 
+@pytest.mark.parametrize(("n_agents", "least", "most"), [(1, 599, 599), (2, 2, 8)])
+def test_an_only_agent_has_all_that_is_soon_over_once_one_task_was_measured(
+    n_agents: int, least: int, most: int
+) -> None:
+    pool = Checked()
+    for agent in range(n_agents):
+        pool.join(agent, 2)
+    pool.add(one_class(600, cost_s=1e-3))
+    assert len(pool.held[0][0]) <= 4
+    task = pool.held[0][0][0]
+    pool.step(m.TasksDone(0, 0, m.as_ids([task]), np.array([1e-3])))
+    assert least <= len(pool.held[0][0]) <= most
+
+
 def test_what_was_measured_of_a_class_counts_at_once() -> None:
     pool = two_sizes()
     done = pool.held[0][0][:20]
