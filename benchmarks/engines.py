@@ -14,8 +14,9 @@ part by part, so that a slow minute of the machine hits all, and every other rep
 Parts: start (launch to first result), rate (tasks that do nothing), efficiency (tasks that spin for
 1, 5 and 50 ms), foreign (the rate while others keep every core busy), memory (of the master, for a
 queued task), tail (uneven tasks over the bound), sleep (of 0.3 s), master (its share of a core
-while tasks of 1 s run). A table and the limits go to standard output, all figures to
-``benchmarks/results/``.
+while tasks of 1 s run), brief (efficiency in batches of a second), and, of ours and only if asked
+for, profile (what the master does for a task that does nothing). A table and the limits go to
+standard output, all figures to ``benchmarks/results/``.
 
 Rules of this file
 ------------------
@@ -40,7 +41,18 @@ from pathlib import Path
 
 import farm
 import psutil
-from engines_figures import ENGINES, ON_ALL_CORES, PARTS, Found, Run, closing, limits, table
+from engines_figures import (
+    ENGINES,
+    OF_ALL,
+    ON_ALL_CORES,
+    PARTS,
+    Found,
+    Run,
+    closing,
+    limits,
+    profiles,
+    table,
+)
 
 TIMEOUT_S = 600.0
 GRACE_S = 10.0
@@ -141,7 +153,8 @@ def told(each: Run) -> str:
     """Write a run's figures in a line."""
     if each["figures"] is None:
         return str(each["fault"])
-    figures = {k: v for part in each["parts"] for k, v in each["figures"][part].items()}
+    parts = [part for part in each["parts"] if part != "profile"]
+    figures = {k: v for part in parts for k, v in each["figures"][part].items()}
     return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
 
 
@@ -176,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="few tasks, once, no limits")
     parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-engines.json")
     options = parser.parse_args(argv)
-    names, groups = options.engine or list(ENGINES), [[part] for part in options.part or PARTS]
+    names, groups = options.engine or list(ENGINES), [[part] for part in options.part or OF_ALL]
     if options.smoke:
         names, options.repeat, options.cores = options.engine or list(SMOKE), 1, 3
         groups = [[part for group in groups for part in group]]
@@ -189,7 +202,8 @@ def main(argv: list[str] | None = None) -> int:
         runs += measure(names, groups, options.cores, repeat, options.smoke)
     found = Found(runs)
     judged = [] if options.smoke else limits(found, options.cores)
-    print(table(found), closing(found, runs), *judged, sep="\n\n", flush=True)
+    told = table(found), profiles(found), closing(found, runs), *judged
+    print(*filter(None, told), sep="\n\n", flush=True)
     told_limits = [{"text": str(each), "is_broken": each.is_broken} for each in judged]
     farm.keep("engines", options.output, {**report, "runs": runs, "limits": told_limits})
     return int(any(each.is_broken for each in judged))

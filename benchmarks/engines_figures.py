@@ -13,8 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PARTS = ("start", "rate", "efficiency", "foreign", "memory", "tail", "sleep", "master")
+PARTS = (
+    *("start", "rate", "efficiency", "brief", "foreign", "memory", "tail", "sleep", "master"),
+    "profile",
+)
+OF_ALL = PARTS[:-1]
 ON_ALL_CORES = ("sleep", "master")
+N_FUNCTIONS = 12
+FUNCTION = "function: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,12 @@ class Engine:
     needs: str = ""
     launcher: str = ""
     kind: str = ""
-    parts: tuple[str, ...] = PARTS
+    parts: tuple[str, ...] = OF_ALL
 
 
 ENGINES = {
-    "ours-processes": Engine("qcmb_mpi, MultiprocessingExecutor", kind="ours"),
-    "ours-mpi": Engine("qcmb_mpi, MPIExecutor", "mpi4py", "mpiexec", "ours"),
+    "ours-processes": Engine("qcmb_mpi, MultiprocessingExecutor", kind="ours", parts=PARTS),
+    "ours-mpi": Engine("qcmb_mpi, MPIExecutor", "mpi4py", "mpiexec", "ours", PARTS),
     "pool-1": Engine("multiprocessing.Pool, chunksize 1", kind="one"),
     "pool-16": Engine("multiprocessing.Pool, chunksize 16", kind="chunks"),
     "futures": Engine("concurrent.futures.ProcessPoolExecutor", kind="one"),
@@ -57,7 +63,7 @@ ENGINES = {
     "executorlib": Engine("executorlib SingleNodeExecutor", "executorlib", kind="one"),
     "schwimmbad": Engine("schwimmbad MPIPool", "schwimmbad", "mpiexec"),
     "hand-written": Engine("send and recv, blocking, a task ahead", "mpi4py", "mpiexec"),
-    "divided": Engine("no engine: an equal share for each at once", parts=("efficiency",)),
+    "divided": Engine("no engine: an equal share for each at once", parts=("efficiency", "brief")),
 }
 # Without these, nobody knows what the best of a kind is.
 NEEDED = {"one": ("pool-1", "mpi4py-1"), "chunks": ("pool-16", "mpi4py-16")}
@@ -86,6 +92,16 @@ class Found:
             if figure in run["figures"].get(part, {})
         }
 
+    def figures(self, name: str, part: str) -> dict[str, float]:
+        """Return all figures of a part of an engine: medians over repeats, 0 where one has none."""
+        found = [
+            run["figures"][part]
+            for run in self._runs
+            if run["engine"] == name and run["figures"] is not None and part in run["parts"]
+        ]
+        keys = dict.fromkeys(key for each in found for key in each)
+        return {key: statistics.median(each.get(key, 0.0) for each in found) for key in keys}
+
     def median(self, name: str, part: str, figure: str) -> float | None:
         """Return the median over repeats; None if there is nothing."""
         values = self.each(name, part, figure).values()
@@ -108,6 +124,9 @@ COLUMNS = (
     ("1 ms", "efficiency", "at_1_ms", ".3f"),
     ("5 ms", "efficiency", "at_5_ms", ".3f"),
     ("50 ms", "efficiency", "at_50_ms", ".3f"),
+    ("1 ms, for 1 s", "brief", "at_1_ms", ".3f"),
+    ("5 ms, for 1 s", "brief", "at_5_ms", ".3f"),
+    ("50 ms, for 1 s", "brief", "at_50_ms", ".3f"),
     ("foreign: slower", "foreign", "slowdown", ".2f"),
     ("start s", "start", "first_s", ".2f"),
     ("KB/task", "memory", "kb", ".2f"),
@@ -132,6 +151,27 @@ def table(found: Found) -> str:
                 cells.append(written(found.ratio(name, "one", part, figure), ".2f"))
         lines.append(f"| {name} | {ENGINES[name].how} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def profiles(found: Found) -> str:
+    """Write what our masters do with their time, and the functions that take most; may be empty."""
+    told = []
+    for name in found.names:
+        figures = found.figures(name, "profile")
+        layers = layers_of(figures)
+        functions = [key for key in figures if key.startswith(FUNCTION)]
+        functions.sort(key=lambda key: -figures[key])
+        if figures:
+            told += ["", f"| {name}, us of the master for a task | |", "|---|---:|"]
+            told += [f"| {key} | {value:.2f} |" for key, value in layers.items()]
+            told += [f"| together | {sum(layers.values()):.2f} |"]
+            told += [f"| {key} | {figures[key]:.2f} |" for key in functions[:N_FUNCTIONS]]
+    return "\n".join(told).strip()
+
+
+def layers_of(profile: dict[str, float]) -> dict[str, float]:
+    """Return the layers of a profile that take time, without its functions."""
+    return {k: v for k, v in profile.items() if v and not k.startswith(FUNCTION)}
 
 
 def written(value: float | None, form: str) -> str:

@@ -51,14 +51,16 @@ class IdleEngine:
     def compute(self, task: int) -> Outcome:
         """Run one task."""
         start_s, clock = time.time(), time.perf_counter()
-        self._work.carry_out(task)
+        begun_s = self._work.begun_s()
+        energy, gradient = -76.0 - task, self._gradient - task
+        self._work.carry_out(task, begun_s)
         return Outcome(
             space=0,
             task=task,
             start_s=start_s,
             seconds=time.perf_counter() - clock,
-            energy_hartree=-76.0 - task,
-            gradient=self._gradient - task,
+            energy_hartree=energy,
+            gradient=gradient,
             program="idle",
             version="1",
             host=self._resources.host,

@@ -49,8 +49,8 @@ class Sizes:
     ----------
     batch_s : float
         How long a batch of tasks that do nothing should last.
-    n_spins : tuple of int
-        Tasks of 1, 5 and 50 ms.
+    n_spins, n_brief : tuple of int
+        Tasks of 1, 5 and 50 ms: for at least 6 s on three workers, and for one.
     n_sleeps, n_seconds : int
         Tasks of 0.3 s and of 1 s, a worker.
     n_uneven : int
@@ -60,14 +60,15 @@ class Sizes:
     """
 
     batch_s: float = 1.0
-    n_spins: tuple[int, int, int] = (3000, 900, 90)
+    n_spins: tuple[int, int, int] = (18_000, 3_600, 720)
+    n_brief: tuple[int, int, int] = (3_000, 600, 60)
     n_sleeps: int = 13
     n_seconds: int = 5
     n_uneven: int = 300
     n_queued: tuple[int, int] = (10_000, 30_000)
 
 
-SMALL = Sizes(0.05, (50, 10, 4), 1, 1, 10, (200, 500))
+SMALL = Sizes(0.05, (50, 10, 4), (50, 10, 4), 1, 1, 10, (200, 500))
 _QUEUED = dict.fromkeys(("ours-processes", "ours-mpi"), (80_000, 160_000)) | dict.fromkeys(
     # Some only where cores are short.
     ("dask", "executorlib", "hand-written", "parsl", "schwimmbad"),
@@ -127,11 +128,31 @@ def rate(farm: Farm, sizes: Sizes, _n_workers: int) -> Figures:
     }
 
 
+def profile(farm: Farm, sizes: Sizes, _n_workers: int) -> Figures:
+    """Measure what the master's processor time for a task that does nothing goes into, in us."""
+    import engines_profile
+
+    n_tasks = idle(farm, sizes.batch_s).n_tasks
+    run = farm.prepare(Work(), n_tasks)
+    with engines_profile.sampled() as seconds:
+        run()
+    return {name: 1e6 * each_s / n_tasks for name, each_s in seconds.items()}
+
+
 def efficiency(farm: Farm, sizes: Sizes, n_workers: int) -> Figures:
     """Measure the share of the workers' time that goes into tasks of 1, 5 and 50 ms."""
+    return _shares(farm, sizes.n_spins, n_workers)
+
+
+def brief(farm: Farm, sizes: Sizes, n_workers: int) -> Figures:
+    """Measure the same in batches of a second, which are mostly beginning and end."""
+    return _shares(farm, sizes.n_brief, n_workers)
+
+
+def _shares(farm: Farm, n_spins: tuple[int, int, int], n_workers: int) -> Figures:
     timed(farm, Work("spin", 0.001), 10 * n_workers)
     found = {}
-    for ms, n_tasks in zip(_SPINS_MS, sizes.n_spins, strict=True):
+    for ms, n_tasks in zip(_SPINS_MS, n_spins, strict=True):
         work = Work("spin", 0.001 * ms)
         batch = timed(farm, work, n_tasks)
         found[f"at_{ms}_ms"] = n_tasks * work.seconds / (n_workers * batch.wall_s)
@@ -195,7 +216,9 @@ def master(farm: Farm, sizes: Sizes, n_workers: int) -> Figures:
 PARTS: dict[str, Callable[[Farm, Sizes, int], Figures]] = {
     "start": start,
     "rate": rate,
+    "profile": profile,
     "efficiency": efficiency,
+    "brief": brief,
     "foreign": foreign,
     "memory": memory,
     "tail": tail,

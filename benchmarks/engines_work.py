@@ -8,7 +8,7 @@ Rules of this file
 ------------------
 1. Standard library only: every engine's workers import this file.
 2. A spinning task uses up processor time of its thread, so that a core that is shared stays
-   visible.
+   visible; so long, the making of its result included.
 """
 
 from __future__ import annotations
@@ -54,10 +54,14 @@ class Work(NamedTuple):
         share = (0.5 + _GOLDEN * task) % 1.0
         return self.seconds * math.exp(self.sigma * NormalDist().inv_cdf(max(share, 1e-9)))
 
-    def carry_out(self, task: int) -> None:
-        """Do what a task does."""
+    def begun_s(self) -> float:
+        """Return the processor time at which a task that spins begins."""
+        return time.thread_time() if self.kind == "spin" else 0.0
+
+    def carry_out(self, task: int, begun_s: float) -> None:
+        """Do what a task does; its result, made before, is a part of it."""
         if self.kind == "spin":
-            end_s = time.thread_time() + self.seconds_of(task)
+            end_s = begun_s + self.seconds_of(task)
             while time.thread_time() < end_s:
                 sum(_FEW)
         elif self.kind == "sleep":
@@ -83,14 +87,16 @@ def argument(work: Work, task: int) -> dict[str, Any]:
 
 def compute(given: dict[str, Any]) -> dict[str, Any]:
     """Carry out a task and return a result of its size."""
-    task = given["task"]
-    Work(*given["work"]).carry_out(task)
-    return {
+    task, work = given["task"], Work(*given["work"])
+    begun_s = work.begun_s()
+    result = {
         "task": task,
         "energy": -76.0 - task,
         "gradient": [number - task for number in _GRADIENT],
         "text": "." * 616,
     }
+    work.carry_out(task, begun_s)
+    return result
 
 
 def compute_all(many: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

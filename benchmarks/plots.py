@@ -200,7 +200,7 @@ def of_simulation(report: Report) -> list[Panel]:
 
 def of_engines(report: Report) -> list[Panel]:
     """Draw the main figures of all engines."""
-    from engines_figures import COLUMNS, ENGINES, Found
+    from engines_figures import COLUMNS, ENGINES, Found, layers_of
 
     found, panels = Found(report["runs"]), []
     for head, part, figure, form in COLUMNS:
@@ -211,8 +211,14 @@ def of_engines(report: Report) -> list[Panel]:
         values = {name: value for name, value in medians.items() if value is not None}
         is_log = bool(values) and max(values.values()) > 20 * max(min(values.values()), 1e-9)
         if values and min(values.values()) > 0:
-            title = f"efficiency, tasks of {head}" if part == "efficiency" else head
+            title = f"efficiency, tasks of {head}" if part in ("efficiency", "brief") else head
             panels.append(Bars(title, "", values, {}, form, is_log))
+    profiles = {name: layers_of(found.figures(name, "profile")) for name in found.names}
+    panels += [
+        Bars(f"master of {name}, us a task", "us", layers, {}, ".2f")
+        for name, layers in profiles.items()
+        if layers
+    ]
     return list(panels)
 
 

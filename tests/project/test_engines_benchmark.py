@@ -19,19 +19,22 @@ import pytest
 from tests.project.test_frame import python
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("start", "rate", "efficiency", "foreign", "memory", "tail", "sleep", "master")
+PARTS = ("start", "rate", "efficiency", "brief", "foreign", "memory", "tail", "sleep", "master")
 
 
 @pytest.mark.launch
 def test_smoke_run_measures_every_part_of_ours_and_of_the_pool(tmp_path: Path) -> None:
     output = tmp_path / "engines.json"
-    done = python("benchmarks/engines.py", "--smoke", "-o", str(output))
+    parts = [word for part in (*PARTS, "profile") for word in ("--part", part)]
+    done = python("benchmarks/engines.py", "--smoke", *parts, "-o", str(output))
     assert done.returncode == 0, done.stderr
     runs = {run["engine"]: run for run in json.loads(output.read_text())["runs"]}
     assert set(runs) == {"ours-processes", "ours-mpi", "pool-1"}
     for name, run in runs.items():
-        assert set(run["figures"]) == set(PARTS), run["fault"]
+        assert set(run["figures"]) - {"profile"} == set(PARTS), run["fault"]
         assert f"| {name} |" in done.stdout
+        has_profile = f"| {name}, us of the master for a task |" in done.stdout
+        assert has_profile == ("profile" in run["figures"]) == name.startswith("ours")
 
 
 @pytest.mark.launch
