@@ -230,10 +230,14 @@ class CostModel:
         """Return :meth:`cost_s` of many classes at once, shape (n_classes,)."""
         prior_s = np.maximum([each.cost_s for each in classes], _TINY_S)
         expected_s = prior_s.copy()
-        for family, places in _by_family(classes):
-            expected_s[places] = self._family_s(family, prior_s[places])
+        is_unknown = np.ones(len(classes), dtype=bool)
         for place, own in self._measured(classes):
             expected_s[place] = prior_s[place] * own.factor
+            is_unknown[place] = False
+        for family, places in _by_family(classes):
+            unknown = places[is_unknown[places]]
+            if len(unknown):  # what is known of all is found for nobody
+                expected_s[unknown] = self._family_s(family, prior_s[unknown])
         return expected_s
 
     def peaks_bytes(self, classes: Sequence[TaskClass]) -> NDArray[np.int64]:
