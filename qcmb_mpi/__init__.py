@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from qcmb_mpi.execution.tasks import ParallelTask, TaskResult, TaskStatus
     from qcmb_mpi.expansion.graph import NBodyDependencyGraph
     from qcmb_mpi.machine.usage import ThreadUsageStats
+    from qcmb_mpi.potential import ManyBodyPotential
     from qcmb_mpi.programs.thread_config import QCThreadConfig
     from qcmb_mpi.programs.thread_manager import (
         HybridParallelConfig,
@@ -71,6 +72,7 @@ _HOMES = {
     "execution.tasks": ("ParallelTask", "TaskResult", "TaskStatus"),
     "expansion.graph": ("NBodyDependencyGraph",),
     "machine.usage": ("ThreadUsageStats",),
+    "potential": ("ManyBodyPotential",),
     "programs.thread_config": ("QCThreadConfig",),
     "programs.thread_manager": (
         "HybridParallelConfig",
@@ -96,6 +98,7 @@ __all__ = [
     "Interrupted",
     "LoadBalancer",
     "MPIExecutor",
+    "ManyBodyPotential",
     "MethodAwareConfig",
     "MethodSettings",
     "MultiprocessingExecutor",

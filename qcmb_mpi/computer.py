@@ -73,22 +73,14 @@ class ParallelManyBodyComputer:
         executor: Executor | Pool | None = None,
     ) -> None:
         self.input_data = input_data
-        self._executor: Executor
         if executor is None:
             config = _config(max_workers, parallel_config or {})
             self._executor = _make_executor(_mode(parallel_mode), config)
-            self._is_owned = True
         elif max_workers is not None or parallel_mode is not None or parallel_config:
             raise InputError("executor", "has its own options: give them to it, not here")
-        elif isinstance(executor, Executor):
-            self._executor = executor
-            self._is_owned = False
-        elif callable(getattr(executor, "submit", None)):
-            self._executor = FuturesExecutor(executor)
-            self._is_owned = True
         else:
-            accepted = "an Executor of qcmb_mpi or of concurrent.futures"
-            raise InputError("executor", "is none", value=executor, accepted=accepted)
+            self._executor = executor_of(executor)
+        self._is_owned = self._executor is not executor
 
     @classmethod
     def from_manybodyinput(
@@ -147,10 +139,28 @@ class ParallelManyBodyComputer:
 
     def _on_master(self) -> Any:
         loaded = schema.load_input(self.input_data)
-        options = RunOptions(store=_store_path(self._executor.config))
+        options = RunOptions(store=store_of(self._executor.config))
         end = run_expansion(loaded, self._executor, options)
         end.raise_if_unfinished()
         return end.result
+
+
+def executor_of(given: Executor | Pool | None) -> Executor:
+    """Return an executor for what somebody gave: itself, one over a futures pool, or a new one.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if given is None:
+        return _make_executor(_mode(None), ExecutorConfig())
+    if isinstance(given, Executor):
+        return given
+    if callable(getattr(given, "submit", None)):
+        return FuturesExecutor(given)
+    accepted = "an Executor of qcmb_mpi or of concurrent.futures"
+    raise InputError("executor", "is none", value=given, accepted=accepted)
 
 
 def _mode(wanted: ParallelMode | str | None) -> ParallelMode:
@@ -187,7 +197,8 @@ def _make_executor(mode: ParallelMode, config: ExecutorConfig) -> Executor:
     return kinds[mode](config)
 
 
-def _store_path(config: ExecutorConfig) -> Path | None:
+def store_of(config: ExecutorConfig) -> Path | None:
+    """Return the store that a configuration names, if it names one."""
     if config.checkpoint_file is not None:
         return Path(config.checkpoint_file)
     return None if config.cache_dir is None else Path(config.cache_dir) / _CACHE_NAME

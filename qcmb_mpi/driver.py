@@ -232,7 +232,8 @@ class _Run:
         prospect = Prospect(self._space, self._executor.config, done=done)
         dispatcher = self._dispatcher(prospect.config, watcher)
         model = dispatcher.scheduler.cost_model
-        model.recall(calibration_of(store), machine=processor_name())
+        learnt = calibration_of(store) or self._executor.learnt
+        model.recall(learnt, machine=processor_name())
         job = Job(self._number, self._recipe(prospect.config), prospect.classes, done)
         try:
             dispatcher.open(job, lambda infos: self._place(prospect, infos, model))
@@ -249,7 +250,9 @@ class _Run:
             return n_failed if is_through or is_given_up else None
         finally:
             dispatcher.close(job)
-            keep(store, dispatcher.scheduler.cost_model)
+            keep(store, model)
+            if model.has_learnt:
+                self._executor.learnt = model.as_dict()
 
     def _dispatcher(self, config: ExecutorConfig, watcher: Watcher) -> Dispatcher:
         dispatcher = Dispatcher(

@@ -31,6 +31,8 @@ AT_HOME = {
     "psutil": ("machine", "report.status"),
     "pyscf": ("programs",),
     "tblite": ("programs",),
+    "ase": ("ase",),
+    "geometric": ("geometric",),
 }
 
 

@@ -8,21 +8,23 @@ Rules of this room
 from __future__ import annotations
 
 from qcmb_mpi.inputs.documents import strip_volatile
-from qcmb_mpi.inputs.geometry import InputOptions
+from qcmb_mpi.inputs.geometry import Geometry, InputOptions
 from qcmb_mpi.inputs.loading import LoadedInput, system_from_molecule
 from qcmb_mpi.results import CLUSTER_PROPERTIES_BYTES, VerifyReport
 from qcmb_mpi.schema.partial import partial_table
-from qcmb_mpi.schema.reading import fragments_of_label, load_input, read_input
+from qcmb_mpi.schema.reading import fragments_of_label, load_geometry, load_input, read_input
 from qcmb_mpi.schema.result import build_result, n_body_table, write_result
 from qcmb_mpi.schema.verification import verify
 
 __all__ = [
     "CLUSTER_PROPERTIES_BYTES",
+    "Geometry",
     "InputOptions",
     "LoadedInput",
     "VerifyReport",
     "build_result",
     "fragments_of_label",
+    "load_geometry",
     "load_input",
     "n_body_table",
     "partial_table",

@@ -51,7 +51,7 @@ def read_input(source: str, *, options: InputOptions | None = None) -> LoadedInp
     """
     options = options or InputOptions()
     if geometry.is_geometry_file(source):
-        return _load_geometry(source, options)
+        return load_geometry(geometry.read_geometry(source), options, name=source)
     if options.given():
         geometry.refuse_ending(source)
         message = "only completes an .xyz or .pdb file; write it into the input"
@@ -107,11 +107,31 @@ def fragments_of_label(label: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(real), tuple(basis)
 
 
-def _load_geometry(source: str, options: InputOptions) -> LoadedInput:
-    found = geometry.read_geometry(source)
+def load_geometry(
+    found: geometry.Geometry, options: InputOptions, *, name: str = "geometry"
+) -> LoadedInput:
+    """Complete a geometry by options, as those of an .xyz file are.
+
+    Parameters
+    ----------
+    found : Geometry
+    options : InputOptions
+    name : str
+        What errors call the geometry.
+
+    Returns
+    -------
+    LoadedInput
+        With its permutation.
+
+    Raises
+    ------
+    InputError
+        One line that names the option or the atom, and what is accepted.
+    """
     for symbol in found.symbols:
         if not _atomic_number(symbol):
-            raise InputError(source, "is not a chemical element", value=symbol)
+            raise InputError(name, "is not a chemical element", value=symbol)
     document, order = geometry.document(
         found,
         options,

@@ -4,14 +4,17 @@ Rules of this file
 ------------------
 1. An executor only starts agents; what to run, in which order, is the scheduler's.
 2. Its pool stays warm between :meth:`Executor.execute` calls, until :meth:`Executor.shutdown`.
+3. One piece of work at a time: threads of the caller wait for each other in :meth:`Executor.share`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import TracebackType
@@ -117,20 +120,35 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(name, "is not acceptable", value=value, accepted=accepted)
 
 
+_open: list[tuple[int, Executor]] = []
+
+
+def innermost() -> Executor | None:
+    """Return the executor of the innermost ``with`` block that is open in this process, if any."""
+    return next((each for pid, each in reversed(_open) if pid == os.getpid()), None)
+
+
 class Executor(ABC):
     """Runs tasks; a context manager.
 
     Parameters
     ----------
     config : ExecutorConfig, optional
+
+    Attributes
+    ----------
+    learnt : mapping
+        What its runs have learnt about costs, for those after them.
     """
 
     name: ClassVar[str]
 
     def __init__(self, config: ExecutorConfig | None = None) -> None:
         self.config = config or ExecutorConfig()
+        self.learnt: Mapping[str, Any] = {}
         self._transport: Transport | None = None
         self._n_spaces = 0
+        self._turn = threading.RLock()
 
     @abstractmethod
     def _start(self) -> Transport:
@@ -165,8 +183,12 @@ class Executor(ABC):
         _ = self.transport
 
     def share(self, work: Callable[[], T]) -> T:
-        """Run `work` on the master; every rank returns its value or raises its exception."""
-        return work()
+        """Run `work` on the master; every rank returns its value or raises its exception.
+
+        `work` may share in its turn: a whole optimisation may be shared, as each of its steps is.
+        """
+        with self._turn:
+            return work()
 
     def execute(
         self,
@@ -201,6 +223,7 @@ class Executor(ABC):
 
     def __enter__(self) -> Executor:
         self.initialize()
+        _open.append((os.getpid(), self))
         return self
 
     def __exit__(
@@ -209,4 +232,6 @@ class Executor(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with contextlib.suppress(ValueError):
+            _open.remove((os.getpid(), self))
         self.shutdown()

@@ -91,6 +91,7 @@ class MPIExecutor(Executor):
         self._comm: MPI.Comm | None = None
         self._worker: Worker | None = None
         self._departure = leave.Departure()
+        self._is_sharing = False
 
     @property
     def comm(self) -> MPI.Comm:
@@ -161,18 +162,29 @@ class MPIExecutor(Executor):
             self._departure.now(code)
 
     def share(self, work: Callable[[], T]) -> T:
-        """Run `work` on rank 0; every rank returns its value or raises its exception."""
-        self.initialize()
-        if self._worker is not None:
-            return cast("T", self._serve(self._worker))
-        transport = cast("MasterTransport", self.transport)
+        """Run `work` on rank 0; every rank returns its value or raises its exception.
+
+        What `work` shares in its turn is rank 0's alone: the others serve it until `work` ends.
+        """
+        with self._turn:
+            if self._is_sharing:
+                return work()
+            self.initialize()
+            if self._worker is not None:
+                return cast("T", self._serve(self._worker))
+            return self._lead(cast("MasterTransport", self.transport), work)
+
+    def _lead(self, transport: MasterTransport, work: Callable[[], T]) -> T:
         transport.greet()
+        self._is_sharing = True
         try:
             value = work()
             _check_pickles(value)
         except BaseException as error:
             self._conclude(transport, None, _portable(error))
             raise
+        finally:
+            self._is_sharing = False
         self._conclude(transport, value, None)
         return value
 
