@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from ase import units
 from ase.calculators.calculator import Calculator
 from geometric.engine import Engine
@@ -14,6 +17,28 @@ from geometric.nifty import bohr2ang
 from qcmanybody.models.v2 import ManyBodyInput
 from qcmanybody.v2 import ManyBodyComputer
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def waters(n: int, program: str, method: str, basis: str | None, bsse: str) -> dict[str, Any]:
+    """Return an input of some waters, not at their minimum."""
+    cluster = json.loads((ROOT / "geometries" / f"water-{n}.json").read_text())
+    away = 0.05 * np.sin(np.arange(9.0 * n))
+    cluster["geometry"] = np.round(np.array(cluster["geometry"]) + away, 8).tolist()
+    names = ("symbols", "geometry", "fragments")
+    return {
+        "molecule": {name: cluster[name] for name in names},
+        "specification": {
+            "driver": "gradient",
+            "keywords": {"bsse_type": [bsse], "max_nbody": n},
+            "specification": {
+                "program": program,
+                "driver": "gradient",
+                "model": {"method": method, "basis": basis},
+            },
+        },
+    }
+
 
 def gradient(document: dict[str, Any], geometry_bohr: Any) -> tuple[float, np.ndarray]:
     """Return total energy (hartree) and gradient (hartree/a0) by sequential QCManyBody."""
@@ -21,7 +46,9 @@ def gradient(document: dict[str, Any], geometry_bohr: Any) -> tuple[float, np.nd
     inp["molecule"]["geometry"] = np.asarray(geometry_bohr).ravel().tolist()
     inp["specification"]["driver"] = "gradient"
     inp["specification"]["keywords"]["return_total_data"] = True
-    result = ManyBodyComputer.from_manybodyinput(ManyBodyInput(**inp))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QCENGINE_NCORES", "1")  # ours run on one each, too
+        result = ManyBodyComputer.from_manybodyinput(ManyBodyInput(**inp))
     return result.properties.return_energy, np.asarray(result.return_result).reshape(-1, 3)
 
 

@@ -18,7 +18,11 @@ from qcmb_mpi import errors
 
 
 class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
-    """A parallel many-body expansion; takes what QCEngine's ``qcmanybody`` procedure takes."""
+    """A parallel many-body expansion; takes what QCEngine's ``qcmanybody`` procedure takes.
+
+    It runs on the executor whose ``with`` block is open; else on one of this process's own, which
+    stays warm for the next call, as an optimiser makes many.
+    """
 
     _defaults: ClassVar[dict[str, Any]] = {"name": "qcmb_mpi", "procedure": "manybody"}
 
@@ -36,7 +40,8 @@ class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
         """
         computer = import_module("qcmb_mpi.computer").ParallelManyBodyComputer
         try:
-            return computer.from_manybodyinput(input_model)
+            pool = import_module("qcmb_mpi.warm").warm_executor()
+            return computer.from_manybodyinput(input_model, executor=pool)
         except errors.QcmbError as error:
             is_callers = error.exit_code == errors.InputError.exit_code
             raise (InputError if is_callers else UnknownError)(str(error)) from error

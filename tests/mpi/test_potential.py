@@ -51,10 +51,11 @@ def serial() -> str:
 def test_all_ranks_go_the_path_of_one_process(executor: MPIExecutor, is_whole: bool) -> None:
     potential = ManyBodyPotential(many_body_input(4))
     before: Any = None
+    expected = serial()
     for _ in range(2):
         path = executor.share(lambda: descend(potential)) if is_whole else descend(potential)
         same_everywhere(executor.comm, path)
-        parallel_assert(executor.comm, path == serial())
+        parallel_assert(executor.comm, path == expected)
         now = processes(executor.comm)
         parallel_assert(executor.comm, before in (None, now), (before, now))
         before = now
