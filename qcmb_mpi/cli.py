@@ -99,12 +99,22 @@ def _store_of_run(args: argparse.Namespace) -> Path | None:
 
 def _report(args: argparse.Namespace) -> int:
     from qcmb_mpi import run_files
-    from qcmb_mpi.report.html import report_for, write_report
+    from qcmb_mpi.report import html, sources, tables
+    from qcmb_mpi.report.files import find_files
 
-    output = args.output or run_files.sibling(args.path, ".report.html")
-    run_files.check_writable(output, "-o")
-    write_report(output, report_for(args.path))
-    print(f"written: {output}", file=sys.stderr)
+    writers = tables.WRITERS | {"trace": sources.write_trace_of}
+    wanted = {name: getattr(args, name) for name in writers if getattr(args, name) is not None}
+    page = args.output or (None if wanted else run_files.sibling(args.path, ".report.html"))
+    outputs = {f"--{name}": path for name, path in wanted.items()}
+    found = find_files(args.path)
+    taken = {p: "RESULT|STORE" for p in (found.result, found.summary, found.store) if p}
+    run_files.check_apart(taken, outputs | ({} if page is None else {"-o": page}))
+    for name, path in wanted.items():
+        n_tasks = writers[name](args.path, path)
+        print(f"written: {path}, {n_tasks} tasks", file=sys.stderr)
+    if page is not None:
+        html.write_report(page, html.report_for(args.path))
+        print(f"written: {page}", file=sys.stderr)
     return 0
 
 

@@ -215,10 +215,17 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    parser = _command(commands, "report", "Write an HTML report with timeline and plots.")
+    parser = _command(commands, "report", "Write an HTML report, and tables of all tasks.")
     parser.add_argument("path", metavar="RESULT|STORE", type=Path, help="what a run wrote")
-    text = "the page (default RESULT's stem.report.html)"
-    parser.add_argument("-o", "--output", type=Path, metavar="report.html", help=text)
+    add = parser.add_argument
+    text = "the page (default RESULT's stem.report.html, unless a table or trace is asked for)"
+    add("-o", "--output", type=Path, metavar="report.html", help=text)
+    for name, text in (
+        ("--csv", "all tasks as comma-separated values (default none)"),
+        ("--parquet", "all tasks as Parquet (default none)"),
+        ("--trace", "timeline for Perfetto or Chrome (default none)"),
+    ):
+        add(name, type=Path, metavar="FILE", help=text)
 
 
 def _add_status(commands: Any) -> None:

@@ -65,15 +65,10 @@ class Files:
         InputError
             A file cannot be written, or two of them (`source`, the input, included) are one.
         """
-        taken = {} if source == "-" else {Path(source).resolve(): "INPUT"}
-        for name in ("result", "summary", "store", "events", "trace", "report"):
-            path, option = getattr(self, name), "-o" if name == "result" else f"--{name}"
-            if path is None:
-                continue
-            check_writable(path, option)
-            other = taken.setdefault(path.resolve(), option)
-            if other != option:
-                raise InputError(option, f"is the same file as {other}", value=str(path))
+        names = ("result", "summary", "store", "events", "trace", "report")
+        paths = {"-o" if name == "result" else f"--{name}": getattr(self, name) for name in names}
+        taken = {} if source == "-" else {Path(source): "INPUT"}
+        check_apart(taken, {option: path for option, path in paths.items() if path is not None})
 
     def set_old_result_aside(self) -> None:
         """Rename a result of an earlier run, which would look as if it were this one's.
@@ -146,6 +141,29 @@ def check_writable(path: Path, field: str) -> None:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise InputError(field, f"cannot write in {directory}: {error.strerror}") from error
+
+
+def check_apart(taken: Mapping[Path, str], outputs: Mapping[str, Path]) -> None:
+    """Check that files can be written, each in a place of its own.
+
+    Parameters
+    ----------
+    taken : mapping of Path to str
+        Files that are there to be read, and what they are called.
+    outputs : mapping of str to Path
+        By option.
+
+    Raises
+    ------
+    InputError
+        A file cannot be written, or two of them are one.
+    """
+    names = {path.resolve(): name for path, name in taken.items()}
+    for option, path in outputs.items():
+        check_writable(path, option)
+        other = names.setdefault(path.resolve(), option)
+        if other != option:
+            raise InputError(option, f"is the same file as {other}", value=str(path))
 
 
 def check_is_result(path: Path) -> None:

@@ -28,6 +28,7 @@ AT_HOME = {
         *("schema", "programs", "execution.engine", "execution.acceptance", "execution.slicer"),
         *("execution.preload", "execution.tasks", "execution.task_runs", "execution.attempts"),
     ),
+    "pandas": ("report.tables",),
     "psutil": ("machine", "report.status"),
     "pyscf": ("programs",),
     "tblite": ("programs",),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,17 @@ def replace_file(path: Path | str, text: str) -> None:
 
 def replace_lines(path: Path | str, lines: Iterable[str]) -> None:
     """Write a text file line by line, and put it in place when it is whole."""
+    with part_of(path) as part, part.open("w", encoding="utf-8") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+@contextmanager
+def part_of(path: Path | str) -> Iterator[Path]:
+    """Give a name to write a file under; it is put in place when the block ends without error."""
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
+        yield part
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Timings and labels for the report, out of a store.
+"""Out of the store of a run: its task space, and when and where its tasks ran.
 
 Rules of this file
 ------------------
@@ -9,19 +9,23 @@ Rules of this file
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcmb_mpi.errors import QcmbError
-from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.errors import InputError, QcmbError
+from qcmb_mpi.report.files import find_files, read_json
+from qcmb_mpi.report.timeline import TaskRows, write_trace
 
 if TYPE_CHECKING:
     from qcmb_mpi.expansion.plan import TaskSpace
     from qcmb_mpi.store import Store
 
+MAX_ROWS = 400_000  # what a picture or a trace viewer can use; half a gigabyte of memory
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,24 +48,94 @@ def read_rows(
     labels : list of str
         Of each row.
     """
-    from qcmb_mpi import schema
-    from qcmb_mpi.expansion.plan import TaskSpace
-    from qcmb_mpi.store import Store
-
     try:
-        with Store.open(path, is_read_only=True) as store:
-            found = store.meta("input") if document is None else document
-            if found is None:
-                return None, []
-            space = TaskSpace(schema.load_input(found).expansion)
-            store.attach(0, space)
+        with open_store(path, document) as (store, space):
             return rows_of(store, space)
     except QcmbError as error:
         _LOG.warning("no timeline in the report: %s", error)
         return None, []
 
 
-def rows_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> tuple[TaskRows, list[str]]:
+@contextmanager
+def open_run(run: Path | str) -> Iterator[tuple[Store, TaskSpace]]:
+    """Open the store of a run to read, with its task space attached as 0.
+
+    Parameters
+    ----------
+    run : path-like
+        RESULT, STORE or summary.
+
+    Yields
+    ------
+    Store, TaskSpace
+
+    Raises
+    ------
+    InputError
+        If there is none, or nothing says of which input it is.
+    StoreError
+        If the store cannot be read.
+    """
+    files = find_files(run)
+    if files.store is None:
+        raise InputError(
+            str(run), "has no store beside it, which alone knows of single tasks; give the STORE"
+        )
+    result = read_json(files.result) if files.result else {}
+    with open_store(files.store, result.get("input_data")) as opened:
+        yield opened
+
+
+@contextmanager
+def open_store(
+    path: Path, document: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Store, TaskSpace]]:
+    """Open a store to read, with its task space attached as 0; see :func:`open_run`."""
+    from qcmb_mpi import schema
+    from qcmb_mpi.expansion.plan import TaskSpace
+    from qcmb_mpi.store import Store
+
+    with Store.open(path, is_read_only=True) as store:
+        found = document or store.meta("input")
+        if not found:
+            raise InputError(str(path), "does not say of which input it is; give the RESULT")
+        space = TaskSpace(schema.load_input(found).expansion)
+        store.attach(0, space)
+        yield store, space
+
+
+def write_trace_of(run: Path | str, path: Path | str) -> int:
+    """Write the trace of a run that has ended; see :func:`~.timeline.write_trace`.
+
+    Parameters
+    ----------
+    run : path-like
+        RESULT, STORE or summary.
+    path : path-like
+
+    Returns
+    -------
+    int
+        Tasks written: of very many, one in so many.
+
+    Raises
+    ------
+    InputError
+        If there is no such run.
+    StoreError
+        If the store cannot be read.
+    OSError
+        If the file cannot be written.
+    """
+    with open_run(run) as (store, space):
+        rows, labels = rows_of(store, space)
+    write_trace(path, rows, labels)
+    return len(rows)
+
+
+def rows_of(
+    store: Store, space: TaskSpace, *, space_id: int = 0, max_rows: int = MAX_ROWS
+) -> tuple[TaskRows, list[str]]:
     """Take the timeline of a space from an open store.
 
     Parameters
@@ -70,6 +144,8 @@ def rows_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> tuple[TaskR
     space : TaskSpace
         Attached as `space_id`.
     space_id : int, optional
+    max_rows : int, optional
+        Of a larger space every second, third ... task is taken.
 
     Returns
     -------
@@ -78,7 +154,10 @@ def rows_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> tuple[TaskR
     labels : list of str
         Of each row.
     """
-    times = store.rows(space_id)
+    stride = max(1, -(-space.n_tasks // max_rows))
+    if stride > 1:
+        _LOG.warning("of %d tasks only one in %d is in the timeline", space.n_tasks, stride)
+    times = store.rows(space_id, stride=stride)
     real = np.array([block.n_real for block in space.blocks], np.int64)
     columns = {
         "task": times.tasks,
@@ -88,7 +167,9 @@ def rows_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> tuple[TaskR
         "slot": times.slot,
         "host": times.host,
         "level": real[space.block_of(times.tasks)] if len(real) else np.zeros(0, np.int64),
+        "peak_bytes": times.peak_bytes,
+        "attempts": times.attempts,
     }
     is_shown = times.is_done & np.isfinite(times.start_s) & np.isfinite(times.seconds)
-    rows = TaskRows.from_columns(columns).take(is_shown).last_session()
+    rows = replace(TaskRows.from_columns(columns), stride=stride).take(is_shown).last_session()
     return rows, space.labels(rows.task)

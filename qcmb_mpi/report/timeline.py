@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class TaskRows:
         Name of each row's machine.
     level : int64[m]
         Number of real fragments, which colours the bars; 0 if unknown.
+    peak_bytes, attempts : int64[m]
+        Peak memory, 0 if unknown; attempts over all runs.
+    stride : int
+        One task in so many is here.
     """
 
     task: Ints
@@ -52,28 +56,31 @@ class TaskRows:
     slot: Ints
     host: tuple[str, ...]
     level: Ints
+    peak_bytes: Ints
+    attempts: Ints
+    stride: int = 1
 
     def __len__(self) -> int:
         return len(self.task)
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, ArrayLike | Sequence[str]]) -> TaskRows:
-        """Make rows from columns by name; ``host`` and ``level`` may be missing.
+        """Make rows from columns by name, of which only the first five must be there.
 
         Parameters
         ----------
         columns : mapping
-            Of ``task``, ``start_s``, ``seconds``, ``rank``, ``slot`` and perhaps ``host`` and
-            ``level`` to sequences of one length.
+            Of ``task``, ``start_s``, ``seconds``, ``rank``, ``slot`` and perhaps ``host``,
+            ``level``, ``peak_bytes`` and ``attempts`` to sequences of one length.
 
         Returns
         -------
         TaskRows
         """
         n_rows = len(np.asarray(columns["task"]))
-        whole = {
+        whole: dict[str, Any] = {
             name: np.asarray(columns.get(name, np.zeros(n_rows)), np.int64)
-            for name in ("task", "rank", "slot", "level")
+            for name in ("task", "rank", "slot", "level", "peak_bytes", "attempts")
         }
         host = tuple(str(name) for name in np.asarray(columns.get("host", [""] * n_rows)).tolist())
         start_s = np.asarray(columns["start_s"], np.float64)
@@ -84,15 +91,12 @@ class TaskRows:
         """Pick rows by index or mask."""
         places = np.arange(len(self))[rows]
         host = tuple(self.host[place] for place in places.tolist())
-        return TaskRows(
-            task=self.task[places],
-            start_s=self.start_s[places],
-            seconds=self.seconds[places],
-            rank=self.rank[places],
-            slot=self.slot[places],
-            host=host,
-            level=self.level[places],
-        )
+        columns = {
+            each.name: getattr(self, each.name)[places]
+            for each in fields(self)
+            if each.name not in ("host", "stride")
+        }
+        return replace(self, host=host, **columns)
 
     def ordered(self) -> TaskRows:
         """Sort by start, then place, then task."""
@@ -289,7 +293,7 @@ def utilisation(rows: TaskRows, n_slots: int, *, n_bins: int = 200) -> Floats:
     start_s = np.sort(rows.start_s - rows.start_s.min())
     end_s = np.sort(rows.start_s - rows.start_s.min() + rows.seconds)
     edges_s = np.linspace(0.0, max(float(end_s[-1]), 1e-9), n_bins + 1)
-    done_s = _time_since(edges_s, start_s) - _time_since(edges_s, end_s)
+    done_s = rows.stride * (_time_since(edges_s, start_s) - _time_since(edges_s, end_s))
     return np.clip(np.diff(done_s) / (np.diff(edges_s) * n_slots), 0.0, 1.0)
 
 

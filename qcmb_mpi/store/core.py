@@ -32,6 +32,7 @@ from qcmb_mpi.store import tables as schema
 from qcmb_mpi.store.codec import Encoded, Ints
 from qcmb_mpi.store.columns import Columns
 from qcmb_mpi.store.connection import Connection, open_reader, open_temporary, open_writer
+from qcmb_mpi.store.listing import timeline
 from qcmb_mpi.store.lock import LEASE_S
 from qcmb_mpi.store.overview import BlockCount, Timeline, count_blocks
 from qcmb_mpi.store.spaces import AttachedSpace, attached_space, encode_all
@@ -283,19 +284,21 @@ class Store:
         """
         return self._view(space_id).failures()
 
-    def rows(self, space_id: int) -> Timeline:
+    def rows(self, space_id: int, *, stride: int = 1) -> Timeline:
         """Collect when and where the tasks of a space ran.
 
         Parameters
         ----------
         space_id : int
             An attached space.
+        stride : int, optional
+            Only one task in so many.
 
         Returns
         -------
         Timeline
         """
-        return self._view(space_id).timeline()
+        return timeline(self._view(space_id), stride=stride)
 
     def n_done(self) -> int:
         """Return how many results there are, whatever they belong to, without looking at them."""

@@ -1,4 +1,4 @@
-"""What is in a store, block by block: results, records, failures and timings.
+"""What is in a store, block by block: results, records and failures.
 
 Rules of this file
 ------------------
@@ -13,10 +13,8 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.execution.outcome import Failure
@@ -33,7 +31,7 @@ from qcmb_mpi.store.codec import (
     decode_rows,
     payload_checksum,
 )
-from qcmb_mpi.store.overview import Query, Row, Timeline
+from qcmb_mpi.store.overview import Query, Row
 from qcmb_mpi.store.tables import DONE, FAILED, RECORD, damaged, guarded
 
 _PAGE_ROWS = 4096
@@ -58,12 +56,6 @@ _REMEDIED = (
 _FAILED = (
     "SELECT rank, error_class, error_type, message, output_tail, attempts FROM component "
     f"WHERE block = ? AND status = {FAILED} AND rank > ? ORDER BY rank LIMIT ?"
-)
-_TIME_TYPES = ("i8", "f8", "f8", "f8", "i8", "i8", "i8", "i8")
-_ORIGIN_TYPES = ("i8", "U", "i8", "i8", "i8", "U", "U")
-_TIMES = (
-    "SELECT rank, start_s, seconds, cpu_s, peak_bytes, origin, status, attempts FROM component "
-    "WHERE block = ? AND rank > ? ORDER BY rank LIMIT ?"
 )
 
 
@@ -93,11 +85,11 @@ class SpaceView:
         *,
         has_tally: bool = True,
     ) -> None:
-        self._query = query
-        self._has_tally = has_tally
-        self._path = path
+        self.query = query
+        self.has_tally = has_tally
+        self.path = path
         self.space = space
-        self._keys = dict(zip(space.blocks, keys, strict=True))
+        self.keys = dict(zip(space.blocks, keys, strict=True))
 
     def done(self, *, with_records: bool) -> Ints:
         """Find the tasks that are done, ascending; see :meth:`Store.done`."""
@@ -117,9 +109,9 @@ class SpaceView:
     def remedied(self, *, with_records: bool) -> Counter[str]:
         """Count done tasks by their remedy; see :meth:`Store.remedied`."""
         found: Counter[str] = Counter()
-        for block in self.space.blocks if self._has_tally else ():
-            rows = self._query(_REMEDIED, (self.block_id(block), RECORD * with_records))
-            with guarded(self._path):
+        for block in self.space.blocks if self.has_tally else ():
+            rows = self.query(_REMEDIED, (self.block_id(block), RECORD * with_records))
+            with guarded(self.path):
                 found.update({str(remedy): int(count) for remedy, count in rows})
         return found
 
@@ -182,7 +174,7 @@ class SpaceView:
         """
         n_read, kind = 0, KINDS[name]
         for rows in self._blobs(block, kind):
-            with guarded(self._path):
+            with guarded(self.path):
                 ranks = np.array([row[0] for row in rows], dtype=np.int64)
                 stack = dense.decode_stack(kind, [row[1] for row in rows])
                 arrays = [decode_array(kind, row[1]) for row in rows] if stack is None else stack
@@ -192,7 +184,7 @@ class SpaceView:
             yield ranks, arrays
         if n_read < block.n_tasks:
             if self._have(block, name):
-                raise damaged(self._path, f"some {name}s are out of sight")
+                raise damaged(self.path, f"some {name}s are out of sight")
             raise self._incomplete(block, block.n_tasks - n_read)
 
     def records(self) -> Iterator[tuple[int, bytes]]:
@@ -200,7 +192,7 @@ class SpaceView:
         for block in self.space.blocks:
             for rows in self._blobs(block, RECORD):
                 for rank, data, *_ in rows:
-                    with guarded(self._path):
+                    with guarded(self.path):
                         record = zlib.decompress(data)
                     yield block.start + rank, record
 
@@ -208,51 +200,13 @@ class SpaceView:
         """List what failed last time it was tried; see :meth:`Store.failures`."""
         found = []
         for block in self.space.blocks:
-            for rows in self._pages(_FAILED, block):
-                with guarded(self._path):
+            for rows in self.pages(_FAILED, block):
+                with guarded(self.path):
                     found += [
                         (block.start + int(rank), decode_failure(*texts), int(attempts))
                         for rank, *texts, attempts in rows
                     ]
         return found
-
-    def timeline(self) -> Timeline:
-        """Collect the timings; see :meth:`Store.rows`."""
-        pages = []
-        for block in self.space.blocks:
-            for rows in self._pages(_TIMES, block):
-                with guarded(self._path):
-                    rank, *others = _columns(rows, _TIME_TYPES)
-                pages.append((rank + block.start, *others))
-        pages = pages or [tuple(_columns([], _TIME_TYPES))]
-        columns = [np.concatenate(parts) for parts in zip(*pages, strict=True)]
-        tasks, start_s, seconds, cpu_s, peak_bytes, origin, status, attempts = columns
-        host, mpi_rank, slot, n_threads, program, version = self._origins(origin)
-        return Timeline(
-            tasks=tasks,
-            start_s=start_s,
-            seconds=seconds,
-            cpu_s=cpu_s,
-            peak_bytes=peak_bytes,
-            rank=mpi_rank,
-            slot=slot,
-            n_threads=n_threads,
-            host=host,
-            program=program,
-            version=version,
-            is_done=status == DONE,
-            attempts=attempts,
-        )
-
-    def _origins(self, origin: Ints) -> list[NDArray[Any]]:
-        """Look up where tasks ran, column by column."""
-        sql = "SELECT id, host, mpi_rank, slot, n_threads, program, version FROM origin ORDER BY id"
-        rows = self._query(sql, ())
-        with guarded(self._path):
-            known, *columns = _columns(rows, _ORIGIN_TYPES)
-        if not np.isin(origin, known).all():
-            raise damaged(self._path, "where some tasks ran is lost")
-        return [column[np.searchsorted(known, origin)] for column in columns]
 
     def block_id(self, block: Block) -> int | None:
         """Find the number of a block in the file; None if nothing of it was ever written."""
@@ -260,8 +214,8 @@ class SpaceView:
         return None if listed is None else listed.id
 
     def _listed(self, block: Block) -> tally.Listed | None:
-        key = self._keys[block]
-        listed = tally.blocks(self._query, self._path, has_tally=self._has_tally)
+        key = self.keys[block]
+        listed = tally.blocks(self.query, self.path, has_tally=self.has_tally)
         return listed.get((key.fingerprint, key.n_real, key.n_basis))
 
     def _have(self, block: Block, name: str) -> bool:
@@ -273,7 +227,7 @@ class SpaceView:
             return True  # nothing is done without it
         condition = "energy IS NOT NULL" if name == "energy" else f"kinds & {KINDS[name]}"
         sql = f"SELECT count(*) FROM component WHERE block = ? AND status = {DONE} AND {condition}"
-        rows = self._query(sql, (listed.id,))
+        rows = self.query(sql, (listed.id,))
         return bool(rows[0][0] == block.n_tasks)
 
     def _done_rows(self, block: Block) -> Iterator[tuple[Ints, Floats, Ints]]:
@@ -283,13 +237,13 @@ class SpaceView:
             for ranks, energies, kinds, checksums in self._dense_rows(block, listed.id):
                 seen = seen.plus(checksums)
                 yield ranks, energies, kinds
-        for rows in self._pages(_DONE, block, last=seen.n_done - 1):
-            with guarded(self._path):
-                ranks, energies, kinds, is_whole = decode_rows(self._keys[block], rows)
+        for rows in self.pages(_DONE, block, last=seen.n_done - 1):
+            with guarded(self.path):
+                ranks, energies, kinds, is_whole = decode_rows(self.keys[block], rows)
                 seen = seen.plus([row[3] for row in rows])
             n_bad = int((~is_whole).sum())
             if n_bad or ranks[-1] >= block.n_tasks or not (np.diff(ranks) > 0).all():
-                raise damaged(self._path, f"{n_bad} results fail their checksum or are misplaced")
+                raise damaged(self.path, f"{n_bad} results fail their checksum or are misplaced")
             yield ranks, energies, kinds
         if listed is not None and listed.tally not in (None, seen):
             self._refuse(block, listed, f"{seen.n_done} results are in sight, not all of them")
@@ -298,8 +252,8 @@ class SpaceView:
         """Yield ranks, energies, kinds and checksums from the first row on, until one is odd."""
         for start in range(0, block.n_tasks, dense.PAGE_ROWS):
             ranks = np.arange(start, min(start + dense.PAGE_ROWS, block.n_tasks))
-            rows = self._query(dense.ROWS, (identity, start, start + len(ranks)))
-            found = dense.decode_run(self._keys[block], ranks, rows)
+            rows = self.query(dense.ROWS, (identity, start, start + len(ranks)))
+            found = dense.decode_run(self.keys[block], ranks, rows)
             if found is None:
                 return
             yield ranks, *found
@@ -311,13 +265,13 @@ class SpaceView:
         if listed is None or listed.tally is None:
             return
         for name, (n, total) in expected.items():
-            if n and self._query(_PAYLOADS, (listed.id, KINDS[name]))[0] != (n, total):
+            if n and self.query(_PAYLOADS, (listed.id, KINDS[name]))[0] != (n, total):
                 self._refuse(block, listed, f"not every {name} is in sight")
 
     def _refuse(self, block: Block, listed: tally.Listed, what: str) -> None:
         """Call the file damaged, unless a writer committed since its tally was read."""
         if self._listed(block) == listed:
-            raise damaged(self._path, what)
+            raise damaged(self.path, what)
 
     def _blobs(self, block: Block, kind: int) -> Iterator[list[Row]]:
         """Yield pages of whole payloads of about equal size in memory."""
@@ -325,40 +279,49 @@ class SpaceView:
         sql = (
             f"SELECT max(length(data)) FROM payload WHERE block = ? AND kind = {kind} AND rank < ?"
         )
-        largest = self._query(sql, (identity, _PAGE_BLOBS))[0][0] or 1
+        largest = self.query(sql, (identity, _PAGE_BLOBS))[0][0] or 1
         n_rows = max(1, min(_PAGE_BLOBS, _PAGE_BYTES // largest))
-        for rows in self._pages(_BLOBS.format(kind=kind), block, n_rows):
-            with guarded(self._path):
+        for rows in self.pages(_BLOBS.format(kind=kind), block, n_rows):
+            with guarded(self.path):
                 is_whole = all(payload_checksum(row[3], kind, row[1]) == row[2] for row in rows)
             if not is_whole:
-                raise damaged(self._path, "an array or record fails its checksum")
+                raise damaged(self.path, "an array or record fails its checksum")
             yield rows
 
-    def _pages(
+    def pages(
         self, sql: str, block: Block, n_rows: int | None = None, *, last: int = -1
     ) -> Iterator[list[Row]]:
-        """Yield the rows of a block by ascending rank after `last`, ``n_rows`` at a time."""
+        """Yield the rows of a block by ascending rank after `last`, ``n_rows`` at a time.
+
+        Parameters
+        ----------
+        sql : str
+            Gives ranks first; its parameters are block, `last` and a number of rows.
+        block : Block
+        n_rows : int, optional
+        last : int, optional
+
+        Yields
+        ------
+        list of tuple
+            At least one row.
+        """
         n_rows = n_rows or _PAGE_ROWS
         identity = self.block_id(block)
         while identity is not None:
-            rows = self._query(sql, (identity, last, n_rows))
+            rows = self.query(sql, (identity, last, n_rows))
             if rows:
                 yield rows
             if len(rows) < n_rows:
                 return
-            with guarded(self._path):
+            with guarded(self.path):
                 if int(rows[-1][0]) <= last:
-                    raise damaged(self._path, "rows are out of order")
+                    raise damaged(self.path, "rows are out of order")
                 last = int(rows[-1][0])
 
     def _incomplete(self, block: Block, n_missing: int) -> StoreError:
         label = self.space.expansion.model_chemistries[block.model_chemistry].label
         return StoreError(
-            f"{self._path}: {n_missing} of {block.n_tasks} results of {label} with {block.n_real} "
+            f"{self.path}: {n_missing} of {block.n_tasks} results of {label} with {block.n_real} "
             f"real and {block.n_basis} basis fragments are missing; run the same command again"
         )
-
-
-def _columns(rows: Sequence[Row], types: Sequence[str]) -> list[NDArray[Any]]:
-    columns = zip(*rows, strict=True) if rows else [()] * len(types)
-    return [np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True)]

@@ -58,6 +58,8 @@ def make_rows(
         "slot": lane % slots_per_rank,
         "host": [f"node{each // slots_per_rank}" for each in lane.tolist()],
         "level": level,
+        "peak_bytes": 2**20 * 40 * level,
+        "attempts": np.where(np.arange(len(level)) % 50 == 7, 2, 1),
     }
     return TaskRows.from_columns(columns), labels
 
@@ -90,3 +92,27 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "stdout": "\n ==> N-Body <==\n",
     }
     return result | changes
+
+
+def helium(
+    n_fragments: int, *, bsse: list[str] | None = None, max_nbody: int = 3
+) -> dict[str, Any]:
+    """Make an input of helium atoms on a bent line."""
+    geometry = [[0.0, 3.0 * (i % 2), 4.0 * i] for i in range(n_fragments)]
+    model = {"program": "toy", "driver": "energy", "model": {"method": "hf", "basis": "sto-3g"}}
+    return {
+        "schema_name": "qcschema_many_body_input",
+        "schema_version": 2,
+        "molecule": {
+            "symbols": ["He"] * n_fragments,
+            "geometry": [x for atom in geometry for x in atom],
+            "fragments": [[i] for i in range(n_fragments)],
+            "fragment_charges": [0.0] * n_fragments,
+            "fragment_multiplicities": [1] * n_fragments,
+        },
+        "specification": {
+            "driver": "energy",
+            "keywords": {"bsse_type": bsse or ["nocp"], "max_nbody": max_nbody},
+            "specification": {"(auto)": model},
+        },
+    }
