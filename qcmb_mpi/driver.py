@@ -39,7 +39,7 @@ from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.deadline import needed_walltime
 from qcmb_mpi.report.events import EventLog
 from qcmb_mpi.report.progress import Progress, SilentProgress
-from qcmb_mpi.report.sources import rows_of
+from qcmb_mpi.report.sources import material_of
 from qcmb_mpi.runs import RunEnd, RunOptions
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.scheduler import SchedulerOptions
@@ -299,13 +299,13 @@ class _Run:
             with self._stop.raising("assembling"):
                 status, result = "complete", self._assemble()
         self._note_end(status)
-        timeline = None
+        material = None
         if self._options.wants_timeline:
-            timeline = self._extra(
-                "timeline", lambda: rows_of(self._store, self._space, space_id=self._number)
+            material = self._extra(
+                "timeline", lambda: material_of(self._store, self._space, space_id=self._number)
             )
         table = self._extra("n-body table", lambda: self._table(status, result)) or ""
-        return RunEnd(status, result, self._finish(status), timeline, table)
+        return RunEnd(status, result, self._finish(status), material, table)
 
     def _extra(self, name: str, make: Callable[[], T]) -> T | None:
         """Return something that a run can end without, should the store or the time not last."""

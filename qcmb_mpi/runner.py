@@ -344,7 +344,7 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
             _LOG.warning("%s held another result; it is kept as %s", files.result, other)
     end.summary["files"] = files.written(is_complete=end.result is not None)
     write_summary(end.summary, files.summary)
-    if end.timeline is not None:
+    if end.material is not None:
         _write_pictures(files, end)
     if not args.quiet:
         if end.table:
@@ -357,10 +357,9 @@ def _write_pictures(files: Files, end: RunEnd) -> None:
     from qcmb_mpi.report.html import render_report, write_report
     from qcmb_mpi.report.timeline import write_trace
 
-    rows, labels = end.timeline or (None, [])
-    if files.trace is not None and rows is not None:
-        write_trace(files.trace, rows, labels)
+    if files.trace is not None and end.material is not None:
+        write_trace(files.trace, end.material.rows, end.material.labels)
     if files.report is not None:
         result = read_json(files.result) if end.result is not None else None
-        title = files.result.name
-        write_report(files.report, render_report(result, end.summary, rows, labels, title=title))
+        title = files.result.name.split(".")[0]
+        write_report(files.report, render_report(result, end.summary, end.material, title=title))

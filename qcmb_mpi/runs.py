@@ -14,7 +14,7 @@ from typing import Any
 
 from qcmb_mpi.errors import Interrupted, QcmbError, TasksFailed
 from qcmb_mpi.report.deadline import no_progress
-from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.report.sources import Material
 
 _EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": Interrupted.exit_code}
 
@@ -38,7 +38,7 @@ class RunOptions:
     events : Path, optional
         Where to log every event and decision.
     wants_timeline : bool
-        Whether the end is to tell when and where every task ran.
+        Whether the end is to tell what trace and report show of single tasks.
     """
 
     store: Path | None = None
@@ -62,8 +62,8 @@ class RunEnd:
         Set if and only if complete.
     summary : dict
         The fields of ``*.run.json``.
-    timeline : tuple of TaskRows and list of str, optional
-        When and where every task ran, and their labels.
+    material : Material, optional
+        What report and trace show of single tasks.
     table : str
         The n-body tables; where results are missing they say so.
     error : Exception, optional
@@ -73,7 +73,7 @@ class RunEnd:
     status: str
     result: Any
     summary: dict[str, Any]
-    timeline: tuple[TaskRows, list[str]] | None = None
+    material: Material | None = None
     table: str = ""
     error: Exception | None = None
 

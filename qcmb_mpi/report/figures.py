@@ -9,83 +9,13 @@ Rules of this file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
+from qcmb_mpi.report import svg
 from qcmb_mpi.report.snapshot import format_duration, level_name, share
+from qcmb_mpi.report.svg import LEFT, RIGHT, WIDTH
 from qcmb_mpi.report.timeline import Bar, Floats, Gantt
-
-WIDTH = 960
-LEFT, RIGHT = 96, 16
-
-
-def ticks(low: float, high: float, n_wanted: int = 6) -> list[float]:
-    """Choose round numbers between two limits, about `n_wanted` of them.
-
-    Parameters
-    ----------
-    low, high : float
-        With ``low < high``.
-    n_wanted : int, optional
-
-    Returns
-    -------
-    list of float
-        Multiples of 1, 2 or 5 times a power of ten.
-    """
-    rough = (high - low) / max(n_wanted, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def time_ticks(span_s: float, n_wanted: int = 8) -> list[float]:
-    """Choose round moments from 0 to `span_s`, minutes and hours as people count them."""
-    if span_s <= 60:
-        return ticks(0.0, span_s, n_wanted)
-    steps = (10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
-    step = next((s for s in steps if span_s / s <= n_wanted), 0) or ticks(0.0, span_s)[1]
-    return [step * index for index in range(int(span_s / step + 1e-9) + 1)]
-
-
-def _number(value: float) -> str:
-    """Write a coordinate in as few characters as it needs."""
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def _text(x: float, y: float, text: str, css: str = "", *, anchor: str = "middle") -> str:
-    style = f' class="{css}"' if css else ""
-    place = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}"'
-    return f"<text {place}{style}>{escape(text)}</text>"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
-    ends = zip(("x1", "y1", "x2", "y2"), (x1, y1, x2, y2), strict=True)
-    where = " ".join(f'{name}="{_number(value)}"' for name, value in ends)
-    return f'<line {where} class="{css}"/>'
-
-
-def _svg(height: float, label: str, parts: Iterable[str]) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {_number(height)}" role="img" aria-label="{escape(label)}">'
-    return head + "".join(parts) + "</svg>"
-
-
-def _time_axis(span_s: float, top: float, bottom: float) -> list[str]:
-    scale = (WIDTH - LEFT - RIGHT) / span_s
-    parts = []
-    for moment_s in time_ticks(span_s):
-        x = LEFT + moment_s * scale
-        parts += [_line(x, top, x, bottom, "grid"), _text(x, bottom + 14, _moment(moment_s))]
-    return parts
-
-
-def _moment(seconds: float) -> str:
-    if seconds == 0:
-        return "0"
-    if seconds < 60:
-        return f"{seconds:g} s"
-    return format_duration(seconds).removesuffix(" 00 s").removesuffix(" 00 min")
 
 
 def gantt_svg(picture: Gantt, labels: Mapping[int, str]) -> str:
@@ -108,16 +38,16 @@ def gantt_svg(picture: Gantt, labels: Mapping[int, str]) -> str:
     pitch = 22.0 if n_lanes <= 16 else max(6.0, 352.0 / n_lanes)
     bottom = 8 + pitch * n_lanes
     scale = (WIDTH - LEFT - RIGHT) / max(picture.span_s, 1e-9)
-    parts = _time_axis(max(picture.span_s, 1e-9), 4, bottom)
+    parts = svg.time_axis(max(picture.span_s, 1e-9), 4, bottom)
     parts += _lane_names(picture, pitch)
     for bar in picture.bars:
         x, width = LEFT + bar.start_s * scale, max((bar.end_s - bar.start_s) * scale, 0.4)
         y = 8 + bar.lane * pitch
-        place = f'x="{_number(x)}" y="{_number(y)}" width="{width:.2f}"'
-        size = f'height="{_number(pitch * 0.8)}" class="n{min(bar.level, 5)}"'
+        place = f'x="{svg.number(x)}" y="{svg.number(y)}" width="{width:.2f}"'
+        size = f'height="{svg.number(pitch * 0.8)}" class="n{min(bar.level, 5)}"'
         title = escape(_bar_title(bar, labels))
         parts.append(f"<rect {place} {size}><title>{title}</title></rect>")
-    return _svg(bottom + 22, "Timeline of tasks per slot", parts)
+    return svg.drawing(bottom + 22, "Timeline of tasks per slot", parts)
 
 
 def _lane_names(picture: Gantt, pitch: float) -> list[str]:
@@ -126,9 +56,9 @@ def _lane_names(picture: Gantt, pitch: float) -> list[str]:
     for lane, (rank, slot, host) in enumerate(picture.lanes):
         y = 8 + lane * pitch + min(pitch * 0.8, 18) * 0.5 + 4
         if pitch >= 14:
-            parts.append(_text(LEFT - 8, y, f"rank {rank} slot {slot}", anchor="end"))
+            parts.append(svg.text(LEFT - 8, y, f"rank {rank} slot {slot}", anchor="end"))
         elif rank != previous:
-            parts.append(_text(LEFT - 8, y, f"rank {rank} {host[:6]}", anchor="end"))
+            parts.append(svg.text(LEFT - 8, y, f"rank {rank} {host[:6]}", anchor="end"))
         previous = rank
     return parts
 
@@ -158,17 +88,19 @@ def utilisation_svg(shares: Floats, span_s: float) -> str:
         return ""
     top, bottom = 10.0, 90.0
     step = (WIDTH - LEFT - RIGHT) / len(shares)
-    corners = [f"M{LEFT} {_number(bottom)}"]
+    corners = [f"M{LEFT} {svg.number(bottom)}"]
     for place, value in enumerate(shares.tolist()):
-        y = _number(bottom - value * (bottom - top))
-        corners.append(f"L{_number(LEFT + place * step)} {y}H{_number(LEFT + (place + 1) * step)}")
-    parts = _time_axis(span_s, top, bottom)
+        y = svg.number(bottom - value * (bottom - top))
+        corners.append(
+            f"L{svg.number(LEFT + place * step)} {y}H{svg.number(LEFT + (place + 1) * step)}"
+        )
+    parts = svg.time_axis(span_s, top, bottom)
     for level in (0.0, 0.5, 1.0):
         height = bottom - level * (bottom - top)
-        parts.append(_line(LEFT, height, WIDTH - RIGHT, height, "grid"))
-        parts.append(_text(LEFT - 8, height + 4, share(level), anchor="end"))
-    parts.append(f'<path class="area" d="{"".join(corners)}V{_number(bottom)}Z"/>')
-    return _svg(bottom + 22, "Share of slots at work over time", parts)
+        parts.append(svg.line(LEFT, height, WIDTH - RIGHT, height, "grid"))
+        parts.append(svg.text(LEFT - 8, height + 4, share(level), anchor="end"))
+    parts.append(f'<path class="area" d="{"".join(corners)}V{svg.number(bottom)}Z"/>')
+    return svg.drawing(bottom + 22, "Share of slots at work over time", parts)
 
 
 def convergence_svg(series: Mapping[str, Sequence[tuple[int, float]]], unit: str) -> str:
@@ -196,12 +128,12 @@ def convergence_svg(series: Mapping[str, Sequence[tuple[int, float]]], unit: str
     step = (WIDTH - LEFT - right - 60) / max(len(orders) - 1, 1)
     at = {order: LEFT + 30 + place * step for place, order in enumerate(orders)}
     parts = []
-    for value in ticks(low, high):
+    for value in svg.ticks(low, high):
         y = bottom - (value - low) / (high - low) * (bottom - top)
-        parts.append(_line(LEFT, y, WIDTH - right, y, "axis" if abs(value) < 1e-12 else "grid"))
-        parts.append(_text(LEFT - 8, y + 4, f"{value:.6g}", anchor="end"))
-    parts += [_text(x, bottom + 18, level_name(order)) for order, x in at.items()]
-    parts.append(_text(14, (top + bottom) / 2, unit, "turned"))
+        parts.append(svg.line(LEFT, y, WIDTH - right, y, "axis" if abs(value) < 1e-12 else "grid"))
+        parts.append(svg.text(LEFT - 8, y + 4, f"{value:.6g}", anchor="end"))
+    parts += [svg.text(x, bottom + 18, level_name(order)) for order, x in at.items()]
+    parts.append(svg.text(14, (top + bottom) / 2, unit, "turned"))
     ends: list[tuple[float, float, int, str]] = []
     for number, (name, points) in enumerate(series.items(), 1):
         spots = [(at[n], bottom - (v - low) / (high - low) * (bottom - top)) for n, v in points]
@@ -210,8 +142,8 @@ def convergence_svg(series: Mapping[str, Sequence[tuple[int, float]]], unit: str
     free = -math.inf
     for y, x, number, name in sorted(ends):
         free = max(y, free + 15.0)  # names one above the other where lines end together
-        parts.append(_text(x + 12, free + 4, name, f"t{number}", anchor="start"))
-    return _svg(bottom + 30, "Convergence with the n-body order", parts)
+        parts.append(svg.text(x + 12, free + 4, name, f"t{number}", anchor="start"))
+    return svg.drawing(bottom + 30, "Convergence with the n-body order", parts)
 
 
 def _curve(
@@ -220,10 +152,10 @@ def _curve(
     points: Sequence[tuple[int, float]],
     spots: Sequence[tuple[float, float]],
 ) -> list[str]:
-    path = "L".join(f"{_number(x)} {_number(y)}" for x, y in spots)
+    path = "L".join(f"{svg.number(x)} {svg.number(y)}" for x, y in spots)
     parts = [f'<path class="s{number}" d="M{path}"/>']
     for (order, value), (x, y) in zip(points, spots, strict=True):
         title = escape(f"{name}, {level_name(order)}: {value:.6f}")
-        place = f'cx="{_number(x)}" cy="{_number(y)}" r="4"'
+        place = f'cx="{svg.number(x)}" cy="{svg.number(y)}" r="4"'
         parts.append(f'<circle {place} class="p{number}"><title>{title}</title></circle>')
     return parts

@@ -2,7 +2,8 @@
 
 Rules of this file
 ------------------
-1. No network, no script. Everything that comes from a file is escaped by the template.
+1. No network, and no script but our own to turn the cluster. Everything that comes from a file is
+   escaped by the template.
 2. What is missing (no result yet, no store, an old summary) leaves a gap, never an error.
 """
 
@@ -16,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcmb_mpi.report import answer, figures
+from qcmb_mpi.report import answer, figures, scene
 from qcmb_mpi.report.closing import advice_for, group_failures
 from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_file
+from qcmb_mpi.report.parts import Order, Parts
 from qcmb_mpi.report.snapshot import format_duration, level_name, share
-from qcmb_mpi.report.sources import read_rows
+from qcmb_mpi.report.sources import Material, read_material
 from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, utilisation
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 N_SLOWEST = 10
+N_CONTRIBUTORS = 10
 N_KINDS = 50
 N_LABELS = 1000
 _NO_FAILURE: dict[str, Any] = {"label": "", "error_type": "", "message": "", "attempts": 1}
@@ -49,8 +52,7 @@ _DEFAULTS: dict[str, Any] = {
 def render_report(
     result: Mapping[str, Any] | None,
     summary: Mapping[str, Any] | None,
-    rows: TaskRows | None = None,
-    labels: Sequence[str] = (),
+    material: Material | None = None,
     *,
     title: str = "",
 ) -> str:
@@ -62,10 +64,8 @@ def render_report(
         A ``ManyBodyResult`` as JSON.
     summary : mapping, optional
         The run summary.
-    rows : TaskRows, optional
-        When and where tasks ran.
-    labels : sequence of str, optional
-        Of each row.
+    material : Material, optional
+        What the store knows of single tasks.
     title : str, optional
 
     Returns
@@ -89,7 +89,8 @@ def render_report(
         "versions": _versions(result, run),
         "kcal_per_hartree": answer.KCAL_PER_HARTREE,
         **_answer_context(result),
-        **_run_context(run, rows, labels),
+        **_parts_context(material),
+        **_run_context(run, material),
     }
     return _template().render(context)
 
@@ -114,13 +115,43 @@ def _answer_context(result: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _run_context(
-    run: Mapping[str, Any] | None, rows: TaskRows | None, labels: Sequence[str]
-) -> dict[str, Any]:
+def _parts_context(material: Material | None) -> dict[str, Any]:
     from markupsafe import Markup
 
-    if rows is None or len(rows) == 0:
+    from qcmb_mpi.schema import covalent_radius_angstrom
+
+    parts = None if material is None else material.parts
+    if parts is None:
+        return {}
+    scale = scene.Scale.of(parts.shares_kcal)
+    return {
+        "parts": parts,
+        "scale": scale,
+        "scene": Markup(scene.scene_svg(parts, scale, covalent_radius_angstrom)),  # noqa: S704
+        "script": Markup(scene.script()),  # noqa: S704
+        "contributors": [(order, _contributors(parts, order)) for order in parts.orders[:2]],
+        "distances": Markup(scene.distance_svg(parts.orders)),  # noqa: S704
+    }
+
+
+def _contributors(parts: Parts, order: Order) -> list[dict[str, Any]]:
+    """List the clusters of an order that contribute most."""
+    ranks = order.largest(N_CONTRIBUTORS)
+    members = (order.members(ranks) + 1).tolist()
+    values = np.stack([each[ranks] for each in order.values_kcal.values()], axis=1).tolist()
+    distances = order.distances_angstrom[ranks].tolist()
+    return [
+        {"fragments": " · ".join(map(str, row)), "values": value, "distance": distance}
+        for row, value, distance in zip(members, values, distances, strict=True)
+    ]
+
+
+def _run_context(run: Mapping[str, Any] | None, material: Material | None) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    if material is None or len(material.rows) == 0:
         return {"slowest": run.get("slowest") or [] if run else []}
+    rows, labels = material.rows, material.labels
     picture = gantt(rows)
     n_lanes = len(picture.lanes) + picture.n_hidden
     n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
@@ -250,7 +281,7 @@ def report_for(path: Path | str) -> str:
     if files.result and result is not None:
         refuse_input(result, files.result)
     given = files.result or files.summary or files.store or Path(path)
-    rows, labels = None, list[str]()
+    material = None
     if files.store is not None:
-        rows, labels = read_rows(files.store, (result or {}).get("input_data"))
-    return render_report(result, summary, rows, labels, title=given.name.split(".")[0])
+        material = read_material(files.store, (result or {}).get("input_data"))
+    return render_report(result, summary, material, title=given.name.split(".")[0])

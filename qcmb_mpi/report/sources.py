@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from qcmb_mpi.errors import InputError, QcmbError
 from qcmb_mpi.report.files import find_files, read_json
+from qcmb_mpi.report.parts import Parts, parts_of
 from qcmb_mpi.report.timeline import TaskRows, write_trace
 
 if TYPE_CHECKING:
@@ -29,10 +30,27 @@ MAX_ROWS = 400_000  # what a picture or a trace viewer can use; half a gigabyte 
 _LOG = logging.getLogger(__name__)
 
 
-def read_rows(
-    path: Path, document: Mapping[str, Any] | None = None
-) -> tuple[TaskRows | None, list[str]]:
-    """Read when and where the tasks of a run ran.
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What a report takes from a store.
+
+    Parameters
+    ----------
+    rows : TaskRows
+        When and where tasks ran.
+    labels : list of str
+        Of each row.
+    parts : Parts, optional
+        Where the interaction comes from.
+    """
+
+    rows: TaskRows
+    labels: list[str]
+    parts: Parts | None = None
+
+
+def read_material(path: Path, document: Mapping[str, Any] | None = None) -> Material | None:
+    """Read what a report shows of single tasks.
 
     Parameters
     ----------
@@ -43,17 +61,38 @@ def read_rows(
 
     Returns
     -------
-    rows : TaskRows or None
+    Material or None
         None if the input is not known or not readable any more.
-    labels : list of str
-        Of each row.
     """
     try:
         with open_store(path, document) as (store, space):
-            return rows_of(store, space)
+            return material_of(store, space)
     except QcmbError as error:
         _LOG.warning("no timeline in the report: %s", error)
-        return None, []
+        return None
+
+
+def material_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> Material:
+    """Take from an open store what a report shows of single tasks.
+
+    Parameters
+    ----------
+    store : Store
+    space : TaskSpace
+        Attached as `space_id`.
+    space_id : int, optional
+
+    Returns
+    -------
+    Material
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    rows, labels = rows_of(store, space, space_id=space_id)
+    return Material(rows, labels, parts_of(space, store.values(space_id)))
 
 
 @contextmanager

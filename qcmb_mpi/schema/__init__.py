@@ -12,7 +12,13 @@ from qcmb_mpi.inputs.geometry import Geometry, InputOptions
 from qcmb_mpi.inputs.loading import LoadedInput, system_from_molecule
 from qcmb_mpi.results import CLUSTER_PROPERTIES_BYTES, VerifyReport
 from qcmb_mpi.schema.partial import partial_table
-from qcmb_mpi.schema.reading import fragments_of_label, load_geometry, load_input, read_input
+from qcmb_mpi.schema.reading import (
+    covalent_radius_angstrom,
+    fragments_of_label,
+    load_geometry,
+    load_input,
+    read_input,
+)
 from qcmb_mpi.schema.result import build_result, n_body_table, write_result
 from qcmb_mpi.schema.verification import verify
 
@@ -23,6 +29,7 @@ __all__ = [
     "LoadedInput",
     "VerifyReport",
     "build_result",
+    "covalent_radius_angstrom",
     "fragments_of_label",
     "load_geometry",
     "load_input",

@@ -135,7 +135,7 @@ def load_geometry(
     document, order = geometry.document(
         found,
         options,
-        radius_angstrom=_covalent_radius_angstrom,
+        radius_angstrom=covalent_radius_angstrom,
         bohr_per_angstrom=1.0 / qcelemental.constants.bohr2angstroms,
     )
     try:
@@ -154,7 +154,8 @@ def _atomic_number(symbol: str) -> int | None:
         return None
 
 
-def _covalent_radius_angstrom(symbol: str) -> float:
+def covalent_radius_angstrom(symbol: str) -> float:
+    """Return an element's covalent radius, a large one where none is known."""
     radii = qcelemental.covalentradii
     return float(radii.get(symbol, units="angstrom", missing=_MISSING_RADIUS_ANGSTROM))
 

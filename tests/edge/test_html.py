@@ -16,9 +16,10 @@ import pytest
 from qcmb_mpi import schema
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.report import answer, figures
+from qcmb_mpi.report import answer, figures, svg
 from qcmb_mpi.report.files import write_summary
 from qcmb_mpi.report.html import render_report, report_for, write_report
+from qcmb_mpi.report.sources import Material
 from qcmb_mpi.report.summary import AgentInfo, RunSummary
 from qcmb_mpi.report.timeline import gantt
 from qcmb_mpi.store import Store
@@ -77,7 +78,7 @@ def make_summary(**notes: Any) -> dict[str, Any]:
 
 def test_a_report_with_everything() -> None:
     rows, labels = make_rows(16)
-    html = render_report(make_result(), make_summary(), rows, labels, title="water4")
+    html = render_report(make_result(), make_summary(), Material(rows, labels), title="water4")
     page = Page(html)
     words = page.words()
     for text in (
@@ -98,7 +99,9 @@ def test_what_comes_from_files_is_escaped() -> None:
     result["input_data"]["molecule"]["name"] = evil
     result["input_data"]["specification"]["keywords"]["bsse_type"] = ["cp", "nocp"]
     rows, labels = make_rows(4)
-    html = render_report(result, make_summary(started=evil), rows, [evil] * len(labels), title=evil)
+    html = render_report(
+        result, make_summary(started=evil), Material(rows, [evil] * len(labels)), title=evil
+    )
     page = Page(html)
     assert "script" not in page.tags
     assert "<script" not in html
@@ -107,17 +110,17 @@ def test_what_comes_from_files_is_escaped() -> None:
 
 def test_the_page_needs_nothing_else() -> None:
     rows, labels = make_rows(8)
-    page = Page(render_report(make_result(), make_summary(), rows, labels))
+    page = Page(render_report(make_result(), make_summary(), Material(rows, labels)))
     assert not page.tags & {"script", "link", "img", "iframe", "object"}
     assert not {name for name, _ in page.attributes} & {"src", "href", "onclick", "onload"}
-    html = render_report(make_result(), make_summary(), rows, labels)
+    html = render_report(make_result(), make_summary(), Material(rows, labels))
     assert "url(" not in html
     assert "@import" not in html
 
 
 def test_every_picture_is_well_formed() -> None:
     rows, labels = make_rows(16)
-    html = render_report(make_result(), make_summary(), rows, labels)
+    html = render_report(make_result(), make_summary(), Material(rows, labels))
     pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(pictures) == 3
     for picture in pictures:
@@ -129,7 +132,7 @@ def test_every_picture_is_well_formed() -> None:
 def test_large_runs_make_small_pages() -> None:
     rows, labels = make_rows(40, 16)
     assert len(rows) == 10_700
-    assert len(render_report(None, None, rows, labels)) < 1_500_000
+    assert len(render_report(None, None, Material(rows, labels))) < 1_500_000
 
 
 @pytest.mark.parametrize("has_result", [False, True])
@@ -138,10 +141,10 @@ def test_large_runs_make_small_pages() -> None:
 def test_parts_that_are_missing_are_left_out(
     has_result: bool, has_summary: bool, has_rows: bool
 ) -> None:
-    rows = make_rows(4)[0] if has_rows else None
+    material = Material(*make_rows(4)) if has_rows else None
     page = Page(
         render_report(
-            make_result() if has_result else None, make_summary() if has_summary else None, rows
+            make_result() if has_result else None, make_summary() if has_summary else None, material
         )
     )
     words = page.words()
@@ -224,7 +227,7 @@ def test_total_energies_alone_are_an_answer() -> None:
 
 @pytest.mark.parametrize("scale", [1e-9, 3.7e-3, 1.0, 59.0, 61.0, 4e3, 8e4, 3e6])
 def test_axes_have_a_few_round_ticks(scale: float) -> None:
-    for found in (figures.time_ticks(scale), figures.ticks(-scale, scale)):
+    for found in (svg.time_ticks(scale), svg.ticks(-scale, scale)):
         assert 2 <= len(found) <= 14
         assert np.allclose(np.diff(found), found[1] - found[0])
         assert max(found) <= scale * 1.001
@@ -249,7 +252,7 @@ def test_names_of_lines_that_end_together_do_not_overlap() -> None:
 
 def test_many_slots_are_named_by_rank_and_host() -> None:
     rows, labels = make_rows(12, 128, slots_per_rank=8)
-    html = render_report(None, None, rows, labels)
+    html = render_report(None, None, Material(rows, labels))
     assert "rank 3 node3" in html
     assert "32 more slots are not drawn" in html
 
