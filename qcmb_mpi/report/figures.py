@@ -9,11 +9,14 @@ Rules of this file
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
+
+import numpy as np
 
 from qcmb_mpi.report import svg
-from qcmb_mpi.report.snapshot import format_duration, level_name, share
+from qcmb_mpi.report.snapshot import format_duration, level_name
 from qcmb_mpi.report.svg import LEFT, RIGHT, WIDTH
 from qcmb_mpi.report.timeline import Bar, Floats, Gantt
 
@@ -70,37 +73,99 @@ def _bar_title(bar: Bar, labels: Mapping[int, str]) -> str:
     return f"{labels.get(bar.row, 'task')}: {seconds:.3g} s, from {bar.start_s:.4g} s"
 
 
-def utilisation_svg(shares: Floats, span_s: float) -> str:
-    """Draw the share of slots at work over time.
+def area_svg(
+    values: Floats,
+    span_s: float,
+    high: float,
+    label: str,
+    *,
+    form: Callable[[float], str] = "{:,.0f}".format,
+    css: str = "",
+) -> str:
+    """Draw a quantity over time.
 
     Parameters
     ----------
-    shares : float64[n_bins]
-        0 to 1, in equal parts of the time.
+    values : float64[n_bins]
+        In equal parts of the time.
     span_s : float
+    high : float
+        Upper end of the axis, at least the highest value.
+    label : str
+        What it is, for those who cannot see it.
+    form : callable, optional
+        Writes a value.
+    css : str, optional
+        Class of the area.
 
     Returns
     -------
     str
         Empty without data.
     """
-    if len(shares) == 0 or span_s <= 0:
+    if len(values) == 0 or span_s <= 0 or high <= 0:
         return ""
     top, bottom = 10.0, 90.0
-    step = (WIDTH - LEFT - RIGHT) / len(shares)
+    step = (WIDTH - LEFT - RIGHT) / len(values)
+    heights = (bottom - np.clip(values / high, 0.0, 1.0) * (bottom - top)).tolist()
     corners = [f"M{LEFT} {svg.number(bottom)}"]
-    for place, value in enumerate(shares.tolist()):
-        y = svg.number(bottom - value * (bottom - top))
-        corners.append(
-            f"L{svg.number(LEFT + place * step)} {y}H{svg.number(LEFT + (place + 1) * step)}"
-        )
+    for place, y in enumerate(heights):
+        left, right = svg.number(LEFT + place * step), svg.number(LEFT + (place + 1) * step)
+        corners.append(f"L{left} {svg.number(y)}H{right}")
     parts = svg.time_axis(span_s, top, bottom)
-    for level in (0.0, 0.5, 1.0):
-        height = bottom - level * (bottom - top)
-        parts.append(svg.line(LEFT, height, WIDTH - RIGHT, height, "grid"))
-        parts.append(svg.text(LEFT - 8, height + 4, share(level), anchor="end"))
-    parts.append(f'<path class="area" d="{"".join(corners)}V{svg.number(bottom)}Z"/>')
-    return svg.drawing(bottom + 22, "Share of slots at work over time", parts)
+    for part in (0.0, 0.5, 1.0):
+        y = bottom - part * (bottom - top)
+        parts.append(svg.line(LEFT, y, WIDTH - RIGHT, y, "grid"))
+        parts.append(svg.text(LEFT - 8, y + 4, form(part * high), anchor="end"))
+    path = f"{''.join(corners)}V{svg.number(bottom)}Z"
+    parts.append(f'<path class="area {css}" d="{path}"/>')
+    return svg.drawing(bottom + 22, label, parts)
+
+
+def prediction_svg(classes: Sequence[Mapping[str, Any]]) -> str:
+    """Draw measured over predicted seconds of one task, a disc for each class.
+
+    Parameters
+    ----------
+    classes : sequence of mapping
+        Of the run summary's ``prediction``.
+
+    Returns
+    -------
+    str
+        Empty without data.
+    """
+    rows = [row for row in classes if row["predicted_s"] > 0 and row["measured_s"] > 0]
+    if not rows:
+        return ""
+    values = [row[name] for row in rows for name in ("predicted_s", "measured_s")]
+    low = math.floor(math.log10(min(values)) - 0.1)
+    high = math.ceil(math.log10(max(values)) + 0.1)
+    top, bottom, right = 10.0, 310.0, LEFT + 520.0
+    x_scale, y_scale = (right - LEFT) / (high - low), (bottom - top) / (high - low)
+    parts = [svg.line(LEFT, bottom, right, top, "axis")]
+    for power in range(low, high + 1):
+        x, y, name = LEFT + (power - low) * x_scale, bottom - (power - low) * y_scale, 10.0**power
+        parts += [svg.line(x, top, x, bottom, "grid"), svg.line(LEFT, y, right, y, "grid")]
+        parts.append(svg.text(x, bottom + 16, svg.moment(name)))
+        parts.append(svg.text(LEFT - 8, y + 4, svg.moment(name), anchor="end"))
+    most_s = max(row["n_tasks"] * row["measured_s"] for row in rows)
+    for row in sorted(rows, key=lambda row: -row["n_tasks"] * row["measured_s"]):
+        x = LEFT + (math.log10(row["predicted_s"]) - low) * x_scale
+        y = bottom - (math.log10(row["measured_s"]) - low) * y_scale
+        radius = 3.0 + 9.0 * math.sqrt(row["n_tasks"] * row["measured_s"] / most_s)
+        level = row["nbody"] if isinstance(row["nbody"], int) else 5
+        place = f'{svg.where(cx=x, cy=y, r=radius)} class="disc n{min(level, 5)}"'
+        parts.append(f"<circle {place}><title>{escape(_class_title(row))}</title></circle>")
+    parts.append(svg.text((LEFT + right) / 2, bottom + 36, "predicted for one task"))
+    parts.append(svg.text(16, (top + bottom) / 2, "measured", "turned"))
+    return svg.drawing(bottom + 42, "Measured over predicted time of a task", parts)
+
+
+def _class_title(row: Mapping[str, Any]) -> str:
+    predicted, measured = (format_duration(row[name]) for name in ("predicted_s", "measured_s"))
+    what = f"{row['model_chemistry']}, {level_name(row['nbody'])} in the basis of {row['n_basis']}"
+    return f"{what}: {row['n_tasks']} tasks, {predicted} predicted, {measured} measured"
 
 
 def convergence_svg(series: Mapping[str, Sequence[tuple[int, float]]], unit: str) -> str:

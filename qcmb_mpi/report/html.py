@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcmb_mpi.report import answer, figures, scene
 from qcmb_mpi.report.closing import advice_for, group_failures
@@ -23,12 +25,13 @@ from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_f
 from qcmb_mpi.report.parts import Order, Parts
 from qcmb_mpi.report.snapshot import format_duration, level_name, share
 from qcmb_mpi.report.sources import Material, read_material
-from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, utilisation
+from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, memory, utilisation, waiting
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 N_SLOWEST = 10
+N_REPEATED = 10
 N_CONTRIBUTORS = 10
 N_KINDS = 50
 N_LABELS = 1000
@@ -81,6 +84,7 @@ def render_report(
         "system": answer.system_line(result) if result else "",
         "cards": _cards(result, run),
         "summary": run,
+        "predictions": _predictions(run),
         "n_failed": len(failed),
         "failures": group_failures(failed),
         "n_kinds": N_KINDS,
@@ -156,20 +160,60 @@ def _run_context(run: Mapping[str, Any] | None, material: Material | None) -> di
     n_lanes = len(picture.lanes) + picture.n_hidden
     n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
     names = {bar.row: labels[bar.row] for bar in picture.bars} if labels else {}
-    shares = utilisation(rows, n_slots)
+    shares, in_use, queue = utilisation(rows, n_slots), memory(rows), waiting(rows)
+    over_time = {
+        "utilisation": (shares, 1.0, "Share of slots at work over time", share, ""),
+        "waiting": (queue, _round_up(queue), "Tasks that wait over time", "{:,.0f}".format, "n1"),
+        "memory": (in_use, _round_up(in_use, 1024), "Memory over time", _size, "n5"),
+    }
     return {
         "gantt": Markup(figures.gantt_svg(picture, names)),  # noqa: S704
         "legend": _legend(picture),
         "n_hidden": picture.n_hidden,
-        "utilisation": Markup(figures.utilisation_svg(shares, picture.span_s)),  # noqa: S704
+        **{
+            name: Markup(figures.area_svg(each, picture.span_s, high, text, form=form, css=css))  # noqa: S704
+            for name, (each, high, text, form, css) in over_time.items()
+        },
+        "limit_bytes": sum(a.get("memory_limit_bytes") or 0 for a in (run or {}).get("agents", ())),
+        "most_bytes": int(in_use.max()) if len(in_use) else 0,
+        "stride": rows.stride,
+        "repeated": _repeated(rows, labels),
+        "n_repeated": int((rows.attempts > 1).sum()),
         "mean_utilisation": float(shares.mean()) if len(shares) else None,
-        "slowest": _slowest(rows, labels),
+        "slowest": (run or {}).get("slowest") if rows.stride > 1 else _slowest(rows, labels),
     }
 
 
 def _legend(picture: Gantt) -> list[tuple[str, str]]:
     levels = sorted({bar.level for bar in picture.bars})
     return [(f"n{min(n, 5)}", level_name(n) if n else "tasks") for n in levels]
+
+
+def _predictions(run: Mapping[str, Any] | None) -> Any:
+    from markupsafe import Markup
+
+    classes = ((run or {}).get("prediction") or {}).get("classes") or []
+    return Markup(figures.prediction_svg(classes))  # noqa: S704
+
+
+def _round_up(values: NDArray[np.float64], base: int = 10) -> float:
+    """Return a round number above all values, of which the half is round too."""
+    highest = float(values.max()) if len(values) else 0.0
+    if highest <= 0:
+        return 0.0
+    power = float(base) ** math.floor(math.log(highest, base))
+    steps = (1, 2, 4, 6, 8, 10) if base == 10 else (1, *range(2, 17, 2), *range(20, base + 1, 4))
+    return next((s * power for s in steps if s * power >= highest), base * power)
+
+
+def _repeated(rows: TaskRows, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """List tasks that took more than one attempt, most attempts first."""
+    order = np.lexsort((rows.task, -rows.attempts))[:N_REPEATED]
+    return [
+        {"label": labels[row], "attempts": int(rows.attempts[row])}
+        for row in order.tolist()
+        if rows.attempts[row] > 1 and labels
+    ]
 
 
 def _slowest(rows: TaskRows, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -226,6 +270,10 @@ def _template() -> Template:
     }
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text)
+
+
+def _size(n_bytes: float) -> str:
+    return _bytes(int(n_bytes)) or "0"
 
 
 def _bytes(n_bytes: int | None) -> str:

@@ -100,7 +100,7 @@ def scene_svg(parts: Parts, scale: Scale, radius_angstrom: Callable[[str], float
     axes = _axes(parts.positions_angstrom - middle)
     atoms = (parts.positions_angstrom - middle) @ axes.T
     centres = (parts.centres_angstrom - middle) @ axes.T
-    reach = float(np.linalg.norm(atoms, axis=1).max()) + 1.5
+    reach = float(np.linalg.norm(atoms, axis=1).max()) + 0.9
     zoom = HALF / reach
     radii = np.array([radius_angstrom(symbol) for symbol in parts.symbols])
     is_large = len(atoms) > MAX_ATOMS
@@ -109,7 +109,9 @@ def scene_svg(parts: Parts, scale: Scale, radius_angstrom: Callable[[str], float
         shapes += _balls(parts, scale, zoom * centres, np.full(len(centres), 1.2 * zoom), None)
     else:
         shapes += _bonds(parts, scale, atoms, radii, zoom)
-        shapes += _balls(parts, scale, zoom * atoms, zoom * (0.2 + 0.55 * radii), parts.fragment_of)
+        shapes += _balls(
+            parts, scale, zoom * atoms, zoom * (0.15 + 0.45 * radii), parts.fragment_of
+        )
     shapes.sort(key=lambda shape: shape[0])
     numbers = _numbers(zoom * centres) if len(centres) <= MAX_NUMBERS else []
     box = f"{-HALF:g} {-HALF:g} {2 * HALF:g} {2 * HALF:g}"

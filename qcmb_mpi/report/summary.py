@@ -13,12 +13,10 @@ Rules of this file
 from __future__ import annotations
 
 import heapq
-import platform
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from qcmb_mpi.report.tallies import (
     level_of,
     rounded,
 )
+from qcmb_mpi.report.versions import versions
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.outcome import Outcome
@@ -51,8 +50,8 @@ __all__ = [
 ]
 
 STATUSES = ("complete", "failed", "incomplete")
-PACKAGES = ("qcmb_mpi", "qcmanybody", "qcengine", "qcelemental", "numpy", "mpi4py")
 N_SLOWEST = 10
+N_CLASSES = 100
 
 
 class RunSummary:
@@ -258,7 +257,7 @@ class RunSummary:
     ) -> None:
         if space not in self._predictions:
             return
-        predicted = self._predictions[space].of(ids)
+        predicted = self._predictions[space].note(ids, seconds)
         known = np.isfinite(predicted) & (seconds > 0)
         self._predicted_s += float(predicted[known].sum())
         self._measured_s += float(seconds[known].sum())
@@ -363,38 +362,23 @@ class RunSummary:
             "predicted_s": rounded(self._predicted_s) if has_any else None,
             "measured_s": rounded(self._measured_s) if has_any else None,
             "median_relative_error": None if error is None else round(error, 4),
+            "classes": self._predicted_classes(),
         }
+
+    def _predicted_classes(self) -> list[dict[str, Any]]:
+        """Tell of the classes that took longest how long one task was to take, and did."""
+        rows = []
+        for number, prediction in self._predictions.items():
+            space = self._spaces[number]
+            for task, n_tasks, predicted_s, measured_s in prediction.longest(N_CLASSES):
+                block = space.blocks[int(space.block_of(np.array([task]))[0])]
+                label = space.expansion.levels.model_chemistries[block.model_chemistry]
+                nbody = level_of(space, block.model_chemistry, block.n_real)
+                what = {"model_chemistry": label, "nbody": nbody, "n_basis": block.n_basis}
+                times = {"predicted_s": rounded(predicted_s), "measured_s": rounded(measured_s)}
+                rows.append(what | {"n_tasks": n_tasks} | times)
+        return rows
 
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-
-
-def versions(programs: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
-    """Collect the versions of what computed.
-
-    Parameters
-    ----------
-    programs : iterable of (name, version)
-        Quantum chemistry programs, as the outcomes name them.
-
-    Returns
-    -------
-    dict
-        Of Python, our own and the QCArchive packages that are installed, and the programs;
-        several versions of one program are joined by a comma.
-    """
-    found = {package: _version(package) for package in PACKAGES}
-    present = {name: version for name, version in found.items() if version is not None}
-    names: defaultdict[str, list[str]] = defaultdict(list)
-    for name, version in sorted(programs):
-        names[name].append(version or "unknown")
-    joined = {name: ", ".join(each) for name, each in names.items()}
-    return {"python": platform.python_version()} | present | joined
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

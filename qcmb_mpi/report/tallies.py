@@ -7,7 +7,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -121,11 +121,13 @@ class MedianSketch:
 
 
 class Prediction:
-    """Predicted seconds per task of one space, kept per class."""
+    """Predicted seconds per task of one space, and measured ones, kept per class."""
 
     def __init__(self, classes: Iterable[PredictedClass]) -> None:
         self._known = [each for each in classes if len(each.ids)]
         self._seconds = np.array([each.cost_s for each in self._known] + [np.nan])
+        self._n_measured = np.zeros(len(self._seconds), np.int64)
+        self._measured_s = np.zeros(len(self._seconds))
 
     @cached_property
     def _class_of(self) -> NDArray[Any]:
@@ -137,12 +139,22 @@ class Prediction:
             class_of[_places(each.ids)] = index
         return class_of
 
-    def of(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Look up the prediction for each id; NaN where there is none."""
-        found = np.full(len(ids), np.nan)
+    def note(self, ids: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Take in how long tasks took; return what was predicted, NaN where nothing was."""
+        kinds = np.full(len(ids), len(self._known))
         is_known = ids < len(self._class_of)
-        found[is_known] = self._seconds[self._class_of[ids[is_known]]]
-        return found
+        kinds[is_known] = self._class_of[ids[is_known]]
+        np.add.at(self._n_measured, kinds, 1)
+        np.add.at(self._measured_s, kinds, seconds)
+        return np.asarray(self._seconds[kinds])
+
+    def longest(self, n_wanted: int) -> Iterator[tuple[int, int, float, float]]:
+        """Yield of the classes that took longest: a task, tasks measured, both seconds of one."""
+        for kind in np.argsort(-self._measured_s[:-1], kind="stable")[:n_wanted].tolist():
+            n_tasks = int(self._n_measured[kind])
+            if n_tasks:
+                mean_s = float(self._measured_s[kind]) / n_tasks
+                yield int(self._known[kind].ids[0]), n_tasks, float(self._seconds[kind]), mean_s
 
 
 def _last(ids: Ids) -> int:

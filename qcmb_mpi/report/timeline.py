@@ -292,7 +292,7 @@ def utilisation(rows: TaskRows, n_slots: int, *, n_bins: int = 200) -> Floats:
         return np.zeros(0)
     start_s = np.sort(rows.start_s - rows.start_s.min())
     end_s = np.sort(rows.start_s - rows.start_s.min() + rows.seconds)
-    edges_s = np.linspace(0.0, max(float(end_s[-1]), 1e-9), n_bins + 1)
+    edges_s = _edges_s(rows, n_bins)
     done_s = rows.stride * (_time_since(edges_s, start_s) - _time_since(edges_s, end_s))
     return np.clip(np.diff(done_s) / (np.diff(edges_s) * n_slots), 0.0, 1.0)
 
@@ -302,3 +302,74 @@ def _time_since(moments_s: Floats, events_s: Floats) -> Floats:
     n_before = np.searchsorted(events_s, moments_s)
     sums = np.concatenate(([0.0], np.cumsum(events_s)))
     return np.asarray(moments_s * n_before - sums[n_before], np.float64)
+
+
+def waiting(rows: TaskRows, *, n_bins: int = 200) -> Floats:
+    """Count the tasks that have not begun, over time.
+
+    Parameters
+    ----------
+    rows : TaskRows
+    n_bins : int, optional
+        Equal parts of the time from first start to last end.
+
+    Returns
+    -------
+    float64[n_bins]
+        At the end of each part; empty without rows.
+    """
+    if len(rows) == 0:
+        return np.zeros(0)
+    start_s = np.sort(rows.start_s - rows.start_s.min())
+    begun = np.searchsorted(start_s, _edges_s(rows, n_bins)[1:], side="right")
+    return np.asarray(rows.stride * (len(rows) - begun), np.float64)
+
+
+def memory(rows: TaskRows, *, n_bins: int = 200) -> Floats:
+    """Add up the peaks of all tasks that run, over time: what they may have had at most.
+
+    A peak is unknown where it was below that of an earlier task of the slot, and counts as that.
+
+    Parameters
+    ----------
+    rows : TaskRows
+    n_bins : int, optional
+        Equal parts of the time from first start to last end.
+
+    Returns
+    -------
+    float64[n_bins]
+        The largest sum in each part, bytes; empty if no peak is known.
+    """
+    if not rows.peak_bytes.any():
+        return np.zeros(0)
+    start_s = rows.start_s - rows.start_s.min()
+    moments_s = np.concatenate([start_s + rows.seconds, start_s])
+    peaks = _at_most(rows)
+    changes = rows.stride * np.concatenate([-peaks, peaks])
+    order = np.argsort(moments_s, kind="stable")  # at one moment: ends before starts
+    in_use = np.cumsum(changes[order])
+    edges_s = _edges_s(rows, n_bins)
+    place = np.clip(np.searchsorted(edges_s, moments_s[order], side="right") - 1, 0, n_bins - 1)
+    highest = np.full(n_bins, -1)
+    np.maximum.at(highest, place, in_use)
+    before = np.searchsorted(moments_s[order], edges_s[:-1], side="right") - 1
+    found = np.maximum(highest, in_use[np.maximum(before, 0)])
+    return np.asarray(found, np.float64)
+
+
+def _at_most(rows: TaskRows) -> Ints:
+    """Replace peaks that are unknown by the highest one before in the slot."""
+    order = np.lexsort((rows.start_s, rows.slot, rows.rank))
+    peaks, lanes = rows.peak_bytes[order], np.stack([rows.rank, rows.slot])[:, order]
+    breaks = np.flatnonzero((np.diff(lanes, axis=1) != 0).any(axis=0)) + 1
+    highest = np.concatenate([np.maximum.accumulate(part) for part in np.split(peaks, breaks)])
+    found = np.empty_like(peaks)
+    found[order] = np.where(peaks > 0, peaks, highest)
+    return found
+
+
+def _edges_s(rows: TaskRows, n_bins: int) -> Floats:
+    """Cut the time from first start to last end into equal parts."""
+    end_s = float((rows.start_s - rows.start_s.min() + rows.seconds).max())
+    return np.linspace(0.0, max(end_s, 1e-9), n_bins + 1)

@@ -122,7 +122,7 @@ def test_every_picture_is_well_formed() -> None:
     rows, labels = make_rows(16)
     html = render_report(make_result(), make_summary(), Material(rows, labels))
     pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(pictures) == 3
+    assert len(pictures) == 5
     for picture in pictures:
         assert ElementTree.fromstring(picture).find(".//{*}text") is not None
         assert "nan" not in picture
@@ -235,7 +235,7 @@ def test_axes_have_a_few_round_ticks(scale: float) -> None:
 
 def test_pictures_of_nothing_are_empty() -> None:
     rows, _ = make_rows(3)
-    assert figures.utilisation_svg(np.zeros(0), 1.0) == ""
+    assert figures.area_svg(np.zeros(0), 1.0, 1.0, "x") == ""
     assert figures.gantt_svg(gantt(rows.take(np.zeros(len(rows), np.bool_))), {}) == ""
     assert figures.convergence_svg({"cp": [(1, 0.0)]}, "kcal/mol") == ""
     assert "<path" in figures.convergence_svg({"cp": [(1, 0.0), (2, 0.0)]}, "kcal/mol")

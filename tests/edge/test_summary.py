@@ -13,7 +13,6 @@ import pytest
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.tasks import TaskResult, TaskStatus
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.closing import advice_for, compute_execution_stats, format_execution_summary
 from qcmb_mpi.report.files import write_summary
 from qcmb_mpi.report.summary import AgentInfo, RunSummary, versions
@@ -251,6 +250,12 @@ def test_predictions_are_compared_per_task() -> None:
     assert found["predicted_s"] == pytest.approx(6.0)
     assert found["measured_s"] == pytest.approx(3.5)
     assert found["median_relative_error"] == pytest.approx(1.0, rel=0.02)
+    names = ("nbody", "n_basis", "n_tasks", "predicted_s", "measured_s")
+    assert [tuple(row[name] for name in names) for row in found["classes"]] == [
+        (1, 1, 2, 2.0, 1.0),
+        (2, 2, 2, 1.0, 0.75),
+    ]
+    assert {row["model_chemistry"] for row in found["classes"]} == {"toy"}
 
 
 def test_an_unknown_status_is_refused() -> None:
@@ -265,7 +270,7 @@ def test_notes_become_fields() -> None:
 
 
 def test_versions_leave_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summaries, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("qcmb_mpi.report.versions.PACKAGES", ("numpy", "no-such-package"))
     found = versions([("toy", "")])
     assert set(found) == {"python", "numpy", "toy"}
     assert found["toy"] == "unknown"

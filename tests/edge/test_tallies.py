@@ -18,9 +18,9 @@ def test_predictions_are_looked_up_whatever_the_classes() -> None:
             TaskClass(0, range(0), 4.0),
         ]
     )
-    found = prediction.of(np.array([9, 0, 3, 8, 5, 6, 99]))
+    found = prediction.note(np.array([9, 0, 3, 8, 5, 6, 99]), np.full(7, 0.5))
     assert np.array_equal(found, [2.0, np.nan, 1.0, 3.0, 2.0, 3.0, np.nan], equal_nan=True)
-    assert np.isnan(Prediction([]).of(np.array([0]))).all()
+    assert np.isnan(Prediction([]).note(np.array([0]), np.ones(1))).all()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.2, 30.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from qcmb_mpi.report.timeline import (
     MAX_LANES,
     TaskRows,
     gantt,
+    memory,
     trace_events,
     utilisation,
+    waiting,
     write_trace,
 )
 from tests.edge.report_cases import make_rows
@@ -116,3 +119,30 @@ def test_utilisation_conserves_work() -> None:
     made, _ = make_rows(12)
     span_s = gantt(made).span_s
     assert utilisation(made, 4).mean() * 4 * span_s == pytest.approx(made.seconds.sum())
+
+
+def test_tasks_wait_until_they_begin() -> None:
+    made = rows(start_s=[10.0, 10.0, 15.0, 17.0], seconds=[5.0, 2.5, 2.0, 3.0])
+    assert waiting(made, n_bins=4).tolist() == [2.0, 1.0, 0.0, 0.0]
+    assert waiting(replace(made, stride=3), n_bins=4).tolist() == [6.0, 3.0, 0.0, 0.0]
+    assert len(waiting(NONE)) == 0
+
+
+def test_memory_is_the_sum_of_the_peaks_of_those_that_run() -> None:
+    peaks = np.array([100, 10, 0, 1000])
+    made = rows(
+        start_s=[0.0, 1.0, 5.0, 9.5],
+        seconds=[5.0, 1.0, 4.5, 0.5],
+        slot=[0, 1, 0, 0],
+        peak_bytes=peaks,
+    )
+    assert memory(made, n_bins=5).tolist() == [110.0, 100.0, 100.0, 100.0, 1000.0]
+    assert memory(made, n_bins=1).tolist() == [1000.0]
+    assert len(memory(rows(start_s=[0.0], seconds=[1.0]))) == 0
+    assert len(memory(NONE)) == 0
+
+
+def test_of_one_task_in_two_the_utilisation_is_that_of_all() -> None:
+    made, _ = make_rows(16)
+    half = replace(made.take(np.arange(0, len(made), 2)), stride=2)
+    assert utilisation(half, 4).mean() == pytest.approx(utilisation(made, 4).mean(), rel=0.02)
