@@ -144,11 +144,15 @@ def prediction_svg(classes: Sequence[Mapping[str, Any]]) -> str:
     top, bottom, right = 10.0, 310.0, LEFT + 520.0
     x_scale, y_scale = (right - LEFT) / (high - low), (bottom - top) / (high - low)
     parts = [svg.line(LEFT, bottom, right, top, "axis")]
-    for power in range(low, high + 1):
-        x, y, name = LEFT + (power - low) * x_scale, bottom - (power - low) * y_scale, 10.0**power
+    steps = (1.0, 2.0, 5.0) if high - low < 4 else (1.0,)
+    for moment_s in (step * 10.0**power for power in range(low, high + 1) for step in steps):
+        away = math.log10(moment_s) - low
+        if away > high - low + 1e-9:
+            break
+        x, y, name = LEFT + away * x_scale, bottom - away * y_scale, format_duration(moment_s)
         parts += [svg.line(x, top, x, bottom, "grid"), svg.line(LEFT, y, right, y, "grid")]
-        parts.append(svg.text(x, bottom + 16, svg.moment(name)))
-        parts.append(svg.text(LEFT - 8, y + 4, svg.moment(name), anchor="end"))
+        parts.append(svg.text(x, bottom + 20, name))
+        parts.append(svg.text(LEFT - 8, y + 4, name, anchor="end"))
     most_s = max(row["n_tasks"] * row["measured_s"] for row in rows)
     for row in sorted(rows, key=lambda row: -row["n_tasks"] * row["measured_s"]):
         x = LEFT + (math.log10(row["predicted_s"]) - low) * x_scale
@@ -157,9 +161,9 @@ def prediction_svg(classes: Sequence[Mapping[str, Any]]) -> str:
         level = row["nbody"] if isinstance(row["nbody"], int) else 5
         place = f'{svg.where(cx=x, cy=y, r=radius)} class="disc n{min(level, 5)}"'
         parts.append(f"<circle {place}><title>{escape(_class_title(row))}</title></circle>")
-    parts.append(svg.text((LEFT + right) / 2, bottom + 36, "predicted for one task"))
+    parts.append(svg.text((LEFT + right) / 2, bottom + 40, "predicted for one task"))
     parts.append(svg.text(16, (top + bottom) / 2, "measured", "turned"))
-    return svg.drawing(bottom + 42, "Measured over predicted time of a task", parts)
+    return svg.drawing(bottom + 46, "Measured over predicted time of a task", parts)
 
 
 def _class_title(row: Mapping[str, Any]) -> str:

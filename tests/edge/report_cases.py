@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qcmb_mpi import schema
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.expansion.assembly import assemble
+from qcmb_mpi.expansion.plan import Block, TaskSpace
+from qcmb_mpi.report.files import write_summary
+from qcmb_mpi.report.summary import AgentInfo, RunSummary
 from qcmb_mpi.report.timeline import TaskRows
+from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.policy import ErrorClass
+from qcmb_mpi.store import Store
 
 
 def done(task: int, seconds: float = 1.0, **changes: Any) -> Outcome:
@@ -116,3 +124,62 @@ def helium(
             "specification": {"(auto)": model},
         },
     }
+
+
+def waters(n_fragments: int) -> dict[str, Any]:
+    """Make an input of waters on a grid, three-body, for a program that is never run."""
+    document = helium(1)
+    water = np.array([[0.0, 0.0, 0.0], [1.8, 0.0, 0.3], [-0.4, 1.7, 0.0]])
+    corners = [6.0 * np.array([i % 4, i // 4 % 4, i // 16]) for i in range(n_fragments)]
+    document["molecule"] = {
+        "symbols": ["O", "H", "H"] * n_fragments,
+        "geometry": np.concatenate([water + corner for corner in corners]).ravel().tolist(),
+        "fragments": [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(n_fragments)],
+        "fragment_charges": [0.0] * n_fragments,
+        "fragment_multiplicities": [1] * n_fragments,
+    }
+    return document
+
+
+def make_run(folder: Path, n_fragments: int, n_slots: int = 4) -> Path:
+    """Write the result and the store of a run that never was; return the result."""
+    space = TaskSpace(schema.load_input(waters(n_fragments)).expansion)
+    centres = space.expansion.system.geometry_bohr[::3]
+    between = np.linalg.norm(centres[:, None] - centres[None], axis=2) + np.eye(n_fragments)
+    pairs = -0.3 * np.exp(-0.7 * between) * np.cos(between)
+    run = RunSummary(space, "multiprocessing", start_s=0.0)
+    run.agent_joined(AgentInfo(0, "node1", n_slots, n_slots, 1, 2**34))
+    run.predicted([TaskClass(0, block.ids, 0.05 * block.n_real**2) for block in space.blocks])
+    path = folder / "waters.result.json"
+    with Store.open(folder / "waters.store.sqlite") as store:
+        store.attach(0, space)
+        for block in space.blocks:
+            outcomes = _outcomes(space, block, pairs, n_slots)
+            store.append(outcomes)
+            run.observe(outcomes, 0, now=60.0 + block.start)
+        numbers = assemble(space, store.values(0))
+        loaded = schema.load_input(waters(n_fragments))
+        result = schema.build_result(loaded, space, numbers, store.values(0), ())
+    schema.write_result(result, path)
+    run.failed("[9]", "random_error", "lost node1", attempts=2)
+    run.note(layout="4 slots x 1 thread because there are many tasks")
+    write_summary(run.finish("complete", 90.0 + space.n_tasks), folder / "waters.run.json")
+    return path
+
+
+def _outcomes(space: TaskSpace, block: Block, pairs: Any, n_slots: int) -> list[Outcome]:
+    ranks = np.arange(block.n_tasks)
+    real, _ = space.fragments(block, ranks)
+    both = itertools.combinations(real.T, 2)
+    energies = -76.0 * block.n_real + sum((pairs[i, j] for i, j in both), np.zeros(len(ranks)))
+    return [
+        done(
+            block.start + rank,
+            0.1 * block.n_real**2,
+            start_s=1e9 + (block.start + rank) // n_slots * 0.91,
+            slot=(block.start + rank) % n_slots,
+            energy_hartree=energy,
+            peak_bytes=2**25 * block.n_real,
+        )
+        for rank, energy in zip(ranks.tolist(), energies.tolist(), strict=True)
+    ]
