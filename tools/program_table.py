@@ -1,23 +1,28 @@
 """The table of programs in the documentation: what they can, and what the tests found.
 
-    python -m pytest tests/programs && python tools/program_table.py
+    python tools/program_table.py --run     run the programs, keep what was found, write the table
+    python tools/program_table.py           write the table from what was kept
+    python tools/program_table.py --check   tell whether it is what would be written
 
-What is known without a calculation comes from the package; versions and differences from
-``build/programs/``, where the tests leave them. A program without such a file keeps the last column
-that the table has.
+What is known without a calculation comes from the package; cases, versions and differences from
+``docs/programs/runs.json``, which ``--run`` makes of what the tests in ``tests/programs`` leave.
 
 Rules of this file
 ------------------
-1. All columns but the last are the same on every machine; ``--check`` compares these.
+1. Nothing of the table is written by hand, and nothing is kept of an older table or run.
+2. A run with a failing test is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,13 +30,12 @@ sys.path.insert(0, str(ROOT))
 from qcmb_mpi.programs import register  # noqa: E402
 from qcmb_mpi.programs.profiles import _TABLE, Profile  # noqa: E402
 from qcmb_mpi.programs.thread_config import _way  # noqa: E402
-from tests.programs.cases import ONLY_CONFIGURED, PROGRAMS  # noqa: E402
+from tests.programs.cases import KEPT, ONLY_CONFIGURED, PROGRAMS, RECORDS  # noqa: E402
 
 TABLE = ROOT / "docs" / "programs" / "table.md"
-RECORDS = ROOT / "build" / "programs"
 HEAD = (
-    "| program | in our tests | computes | ghost atoms (cp, vmfc) | n cores are | version, and "
-    "largest difference from sequential QCManyBody |\n|---|---|---|---|---|---|\n"
+    "| program | in our tests | computes | ghost atoms (cp, vmfc) | n cores are | version, run on | "
+    "tasks, and largest difference from sequential QCManyBody |\n|---|---|---|---|---|---|---|\n"
 )
 _CORES = {"threads": "threads", "processes": "processes", "mpi": "MPI ranks", "serial": "one core"}
 
@@ -48,50 +52,58 @@ def facts(profile: Profile) -> str:
     return f"| {name} | {tested} | {computes} | {ghosts} | {_CORES[_way(name).kind]} |"
 
 
-def measured() -> Iterator[tuple[str, str]]:
-    """Give each program that left records its last column."""
-    for name in PROGRAMS:
-        records = [json.loads(path.read_text()) for path in RECORDS.glob(f"{name}-*.json")]
-        if records:
-            largest = max(each["difference"] for each in records)
-            n_tasks = sum(each["n_tasks"] for each in records)
-            yield name, f"{records[0]['version']}: {largest:.0e} hartree in {n_tasks} tasks"
+def measured(record: dict[str, Any] | None) -> str:
+    """Return the columns of a program that come from a run."""
+    if record is None:
+        return " | |"
+    cases = record["cases"]
+    told = (f"{name} {each['n_tasks']}: {each['difference']:.0e}" for name, each in cases.items())
+    return f" {record['version']}, {record['date']} | {'; '.join(told)} |"
 
 
-def old_columns() -> dict[str, str]:
-    """Return the last column as the table has it."""
-    lines = TABLE.read_text().splitlines()[2:] if TABLE.exists() else []
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[-1] for row in cells if len(row) > 1}
+def run() -> int:
+    """Run the tests of the programs; if all went well, keep what they left."""
+    shutil.rmtree(RECORDS, ignore_errors=True)
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/programs"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
+    if done.returncode == 0:
+        found = json.dumps({name: _left(name) for name in PROGRAMS}, indent=1)
+        KEPT.write_text(found + "\n")
+    return done.returncode
+
+
+def _left(program: str) -> dict[str, Any]:
+    """Gather what the tests left of one program, one file for each case."""
+    paths = sorted(RECORDS.glob(f"{program}.*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    cases = {each["case"]: {k: each[k] for k in ("n_tasks", "difference")} for each in records}
+    today = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+    return {"version": records[0]["version"], "date": today, "cases": cases}
 
 
 def table() -> str:
     """Return the whole table."""
     register()
-    last = old_columns() | dict(measured())
+    kept = json.loads(KEPT.read_text())
     order = [*PROGRAMS, *ONLY_CONFIGURED]
     profiles = sorted(_TABLE.values(), key=lambda each: [*order, each.program].index(each.program))
-    return HEAD + "".join(f"{facts(each)} {last.get(each.program, '')} |\n" for each in profiles)
+    return HEAD + "".join(f"{facts(each)}{measured(kept.get(each.program))}\n" for each in profiles)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the table, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is old")
-    is_check = parser.parse_args(arguments).check
-    new = table()
-    if is_check:
-        is_same = _known(new) == _known(TABLE.read_text())
+    parser.add_argument("--run", action="store_true", help="first run all programs: minutes")
+    asked = parser.parse_args(arguments)
+    if asked.check:
+        is_same = table() == TABLE.read_text()
         print("up to date" if is_same else "old: run tools/program_table.py")
         return 0 if is_same else 1
-    TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text(new)
-    return 0
-
-
-def _known(text: str) -> list[str]:
-    """Return all rows without their last column."""
-    return [line.rsplit("|", 2)[0] for line in text.splitlines()]
+    code = run() if asked.run else 0
+    if code == 0:
+        TABLE.write_text(table())
+    return code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """QC programs: harnesses for QCEngine, and what is known of every program.
 
-:func:`register` gives QCEngine the programs ``pyscf`` and ``tblite`` and the procedure
+:func:`register` gives QCEngine the programs ``pyscf``, ``tblite`` and ``xtb-cli`` and the procedure
 ``qcmb_mpi``. A name that QCEngine (or the user) already holds is left alone: theirs is used. Only
 QCEngine's own ``psi4`` gives way, to one derived of it that speaks to old versions as well.
 
@@ -33,9 +33,10 @@ def register() -> dict[str, bool]:
     from qcmb_mpi.programs.psi4 import Psi4Harness
     from qcmb_mpi.programs.pyscf import PySCFHarness
     from qcmb_mpi.programs.tblite import TBLiteHarness
+    from qcmb_mpi.programs.xtb_cli import XtbExecutableHarness
 
     is_ours = {}
-    for harness in (PySCFHarness(), TBLiteHarness(), Psi4Harness()):
+    for harness in (PySCFHarness(), TBLiteHarness(), Psi4Harness(), XtbExecutableHarness()):
         name = harness.name.lower()
         if type(programs.get(name)) is StockPsi4Harness:
             unregister_program(name)

@@ -32,7 +32,9 @@ _INSTALL = {
     "tblite": "pip install tblite",
     "dftd4": "pip install dftd4",
     "s-dftd3": "pip install dftd3",
-    "xtb": "pip install xtb (QCEngine needs the Python module, not the executable)",
+    "xtb": "pip install xtb (QCEngine needs the Python module; of the executable "
+    "the program is called xtb-cli)",
+    "xtb-cli": "apt install xtb, or conda install -c conda-forge xtb",
     "nwchem": "apt install nwchem, or conda install -c conda-forge nwchem; and pip install "
     "networkx",
     "mopac": "apt install mopac, or conda install -c conda-forge mopac",
@@ -42,7 +44,7 @@ _MORE_ITERATIONS = {
     "psi4": "raise the keyword maxiter",
     "nwchem": "raise the keyword scf__maxiter, dft__iterations or ccsd__maxiter",
     "mopac": "raise the keyword ITER",
-    "xtb": "raise the keyword max_iterations",
+    **dict.fromkeys(("xtb", "xtb-cli"), "raise the keyword max_iterations"),
 }
 _LENGTH = 300
 _SINGLE_ATOM = "Could not correctly parse the MOPAC output file"

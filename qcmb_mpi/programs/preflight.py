@@ -96,6 +96,18 @@ def _check_xtb(
     _only(keywords, _XTB_KEYWORDS, "xtb")
 
 
+def _check_xtb_cli(
+    model: Mapping[str, Any], keywords: Mapping[str, Any], driver: str, symbols: Sequence[str]
+) -> None:
+    from qcmb_mpi.programs.tblite_model import check_basis
+    from qcmb_mpi.programs.xtb_words import check_elements, parse_keywords, parse_method
+
+    parse_method(str(model.get("method", "")))
+    check_basis(model.get("basis"))
+    parse_keywords(keywords)
+    check_elements(symbols)
+
+
 def _check_nwchem(
     model: Mapping[str, Any], keywords: Mapping[str, Any], driver: str, symbols: Sequence[str]
 ) -> None:
@@ -150,5 +162,6 @@ _CHECKS: dict[str, Check] = {
     "tblite": _check_tblite,
     "mopac": _check_mopac,
     "xtb": _check_xtb,
+    "xtb-cli": _check_xtb_cli,
     "nwchem": _check_nwchem,
 }

@@ -108,6 +108,7 @@ _TABLE: dict[str, Profile] = {
         _no_ghosts("entos", 150, None, _SILENT),
         _no_ghosts("mopac", 50, _SEMI, _SILENT, drivers=_GRADIENT),
         _no_ghosts("xtb", 100, _SEMI, _SILENT, is_threaded=False, drivers=_GRADIENT),
+        _no_ghosts("xtb-cli", 50, _SEMI, _MEANINGLESS, drivers=_GRADIENT),
         _no_ghosts("tblite", 120, _SEMI, _MEANINGLESS, drivers=_GRADIENT),
         _no_ghosts("dftd3", 20, _DISP, _MEANINGLESS, is_threaded=False, drivers=_GRADIENT),
         _no_ghosts("s-dftd3", 100, _DISP, _SILENT),

@@ -100,6 +100,7 @@ _TABLE: dict[tuple[str, str], tuple[_Step, ...]] = {
     ("turbomole", "scf"): (({"scf_iters": 500}, {}),),
     ("terachem", "scf"): (({"maxit": 400}, {}),),
     ("xtb", "scf"): (({"max_iterations": 1000}, {}),),
+    ("xtb-cli", "scf"): (({"max_iterations": 1000}, {}),),
 }
 _ALIASES = {
     "pyscf": {"soscf": "newton"},

@@ -62,13 +62,20 @@ def parse_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
                 f"the tblite harness has no keyword {name!r}{did_you_mean(key, _KEYWORDS)}",
                 part="keywords",
             )
-        settings[_KEYWORDS[key]] = _checked(key, value)
+        settings[_KEYWORDS[key]] = checked_number(key, value)
     if "temperature" in settings:
         settings["temperature"] *= _HARTREE_PER_KELVIN
     return settings
 
 
-def _checked(key: str, value: Any) -> float | int:
+def checked_number(key: str, value: Any) -> float | int:
+    """Return the value of a keyword that is a positive number.
+
+    Raises
+    ------
+    RequestError
+        It is none.
+    """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if (
         not is_number

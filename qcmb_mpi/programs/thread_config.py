@@ -43,6 +43,7 @@ _WAYS: dict[str, _Way] = {
     "cfour": _Way("threads", "uses {n} OpenMP and BLAS threads"),
     "qchem": _Way("threads", "is started with -nt {n}"),
     "mopac": _Way("threads", "uses {n} OpenMP and MKL threads"),
+    "xtb-cli": _Way("threads", "is started with --parallel {n}"),
     "mrchem": _Way("threads", _OPENMP),
     "adcc": _Way("threads", "runs a pool of {n} threads"),
     "openmm": _Way("threads", "runs its CPU platform with {n} threads"),

@@ -111,6 +111,7 @@ def test_family_is_one_the_cost_model_knows(program: str, method: str, family: s
         ("dftd4", "silently"),
         ("dftd3", "no use for them"),
         ("tblite", "no use for them"),
+        ("xtb-cli", "no use for them"),
         ("gamess", "its harness refuses them"),
         ("torchani", "silently"),
         ("rdkit", "silently"),

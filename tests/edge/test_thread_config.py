@@ -24,7 +24,7 @@ GIB = 2**30
 MPIEXEC = "mpirun -n {total_ranks} -N {ranks_per_node}"
 THREADED = (
     *("psi4", "pyscf", "tblite", "cfour", "qchem", "mopac", "mrchem", "adcc", "openmm", "jaguar"),
-    *("s-dftd3", "dftd4", "mace", "terachem", "a program nobody knows"),
+    *("s-dftd3", "dftd4", "xtb-cli", "mace", "terachem", "a program nobody knows"),
 )
 BY_PROCESSES = ("gamess", "molpro", "orca")
 SERIAL = ("xtb", "turbomole", "dftd3", "gcp", "mctc-gcp", "mp2d", "rdkit", "terachem_pbs")

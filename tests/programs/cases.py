@@ -28,7 +28,9 @@ TOLERANCE = 1e-12
 # One GiB and one thread for each of two slots; QCEngine is told the same.
 LAYOUT = ("--workers", "2", "--threads", "1", "--memory", "2GiB")
 TOLD = {"QCENGINE_NCORES": "1", "QCENGINE_MEMORY": "1.0"}
+# What each test finds, and what a whole run of them has found for the documentation.
 RECORDS = ROOT / "build" / "programs"
+KEPT = ROOT / "docs" / "programs" / "runs.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ PROGRAMS = {
         Program("psi4", _HF, _TIGHT, has_ghosts=True),
         Program("tblite", {"method": "GFN2-xTB"}),
         Program("xtb", {"method": "GFN2-xTB"}),
+        Program("xtb-cli", {"method": "GFN2-xTB"}),
         Program("mopac", {"method": "PM7"}),
         Program("dftd4", {"method": "pbe"}),
         Program("s-dftd3", {"method": "pbe-d3bj"}),
@@ -164,12 +167,12 @@ def difference(found: Json, expected: Any) -> float:
     return max(float(np.abs(np.ravel(a) - np.ravel(b)).max()) for a, b in pairs)
 
 
-def keep(program: str, case: str, **facts: Any) -> None:
-    """Write what was found, for the table of the documentation."""
+def keep(program: str, case: str, *, difference: float, n_tasks: int) -> None:
+    """Write what was found: ``tools/program_table.py --run`` makes a table of it."""
     RECORDS.mkdir(parents=True, exist_ok=True)
     version = str(programs[program].get_version())
-    content = {"program": program, "case": case, "version": version, **facts}
-    (RECORDS / f"{program}-{case}.json").write_text(json.dumps(content, sort_keys=True) + "\n")
+    content = {"case": case, "version": version, "n_tasks": n_tasks, "difference": difference}
+    (RECORDS / f"{program}.{case}.json").write_text(json.dumps(content) + "\n")
 
 
 def spies(folder: Path, *names: str) -> Mapping[str, str]:

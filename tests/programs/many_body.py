@@ -24,7 +24,7 @@ def check_gradient(name: str, folder: Path) -> None:
     inp = document(
         WATERS, "gradient", program.specification("gradient"), bsse_type=[treatment], max_nbody=2
     )
-    _compare(name, folder, "gradient", inp)
+    _compare(name, folder, f"gradient {treatment}", inp)
 
 
 def check_ions(name: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ from tests.programs.many_body import check_gradient, check_ions
 
 pytestmark = [pytest.mark.qc, pytest.mark.launch]
 
-PROGRAMS = ("pyscf", "tblite", "xtb", "mopac", "dftd4", "s-dftd3")
+PROGRAMS = ("pyscf", "tblite", "xtb", "xtb-cli", "mopac", "dftd4", "s-dftd3")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
