@@ -34,8 +34,8 @@ from tests.programs.cases import KEPT, ONLY_CONFIGURED, PROGRAMS, RECORDS  # noq
 
 TABLE = ROOT / "docs" / "programs" / "table.md"
 HEAD = (
-    "| program | in our tests | computes | ghost atoms (cp, vmfc) | n cores are | version, run on | "
-    "tasks, and largest difference from sequential QCManyBody |\n|---|---|---|---|---|---|---|\n"
+    "| program | in our tests | computes | ghost atoms (cp, vmfc) | n cores are | version, run on "
+    "| tasks, and largest difference from sequential QCManyBody |\n|---|---|---|---|---|---|---|\n"
 )
 _CORES = {"threads": "threads", "processes": "processes", "mpi": "MPI ranks", "serial": "one core"}
 

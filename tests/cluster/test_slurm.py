@@ -5,6 +5,7 @@ The nodes are daemons on this host, so what is true of several hosts is tested e
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -57,6 +58,21 @@ def test_a_wrong_mpi_is_refused(slurm: Slurm, folder: Path) -> None:
     assert "srun started 2 ranks but each rank believes it is alone" in line
     assert "use `srun --mpi=pmix`" in line
     assert {path.name for path in folder.iterdir()} == {"input.json", "srun.sh", "job.log"}
+
+
+@pytest.mark.parametrize(("kind", "status"), [("none", "problem"), ("pmix", "ok")])
+def test_the_doctor_tells_a_wrong_mpi(slurm: Slurm, tmp_path: Path, kind: str, status: str) -> None:
+    words = ("srun", "--nodes=2", "--ntasks=2", f"--mpi={kind}", "--chdir", tmp_path)
+    job = slurm.ask(*words, sys.executable, "-m", "qcmb_mpi", "doctor", "--json")
+    found = {each["name"]: each for each in json.loads(job.stdout)["findings"]}
+    started, hosts = found["started by"], found["hosts"]
+    assert (started["status"], hosts["status"]) == (status, status), job
+    assert started["found"].startswith("Slurm, 2 ranks, as rank 0")
+    if status == "problem":
+        assert "each rank would be alone" in started["found"]
+        assert started["advice"].startswith("srun --mpi=pmix (Open MPI)")
+        assert "each rank believes it is alone" in hosts["found"]
+        assert job.returncode != 0
 
 
 def test_an_array_has_a_job_for_each_input(slurm: Slurm, tmp_path: Path, expected: bytes) -> None:

