@@ -23,6 +23,7 @@ from qcmb_mpi.options import parse
 
 if TYPE_CHECKING:
     from qcmb_mpi.jobscript import JobOptions
+    from qcmb_mpi.jobscript_fit import Fit
     from qcmb_mpi.plan_ranks import Ranks
 
 
@@ -191,12 +192,26 @@ def _jobscript(args: argparse.Namespace) -> int:
 
 
 def _fitted(args: argparse.Namespace, job: JobOptions) -> JobOptions:
-    """Ask the plan how long the job may take, if its input is here."""
-    if not Path(args.input).is_file():
+    """Ask the plan how long the job may take, if its input is here, or all inputs of an array."""
+    from qcmb_mpi.jobscript import inputs_in
+    from qcmb_mpi.jobscript_fit import fit_all
+    from qcmb_mpi.report.deadline import clock
+
+    if Path(args.input).is_file():
+        found = _fit(args)
+    elif Path(args.input).is_dir():
+        found = fit_all({path.name: _fit(args, path) for path in inputs_in(args.input)})
+    else:
         return job
+    for note in found.notes:
+        print(f"qcmb-mpi: note: {note}", file=sys.stderr)
+    return replace(job, walltime=clock(found.walltime_s), about=found.about)
+
+
+def _fit(args: argparse.Namespace, path: Path | None = None) -> Fit:
+    """Ask for the input, or for one of an array of inputs."""
     from qcmb_mpi.jobscript_fit import fit
     from qcmb_mpi.plan_ranks import Ranks
-    from qcmb_mpi.report.deadline import clock
 
     ranks = Ranks(
         args.nodes if args.nodes > 1 else 0,
@@ -204,10 +219,14 @@ def _fitted(args: argparse.Namespace, job: JobOptions) -> JobOptions:
         args.dedicated_master,
         args.respect_binding,
     )
-    found = fit(_plan_for(args, ranks), args.cores, is_requeued=args.requeue)
-    for note in found.notes:
-        print(f"qcmb-mpi: note: {note}", file=sys.stderr)
-    return replace(job, walltime=clock(found.walltime_s), about=found.about)
+    if path is None:
+        return fit(_plan_for(args, ranks), args.cores, is_requeued=args.requeue)
+    one = argparse.Namespace(**vars(args) | {"input": str(path)})
+    try:
+        found = _plan_for(one, ranks)
+    except InputError as error:
+        raise InputError(str(path), str(error)) from error
+    return fit(found, args.cores, how_on="submitted again it goes on")
 
 
 def _words_for_run(

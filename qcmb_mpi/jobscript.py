@@ -140,7 +140,7 @@ def render_jobscript(
     """
     source = os.fspath(input_path)
     job = job or JobOptions(nodes=nodes)
-    inputs = _inputs_in(source) if os.path.isdir(source) else []
+    inputs = inputs_in(source) if os.path.isdir(source) else []
     words, walltime = _without(options, "--walltime")
     _check(scheduler, source, job, is_array=bool(inputs))
     _check_can_resume(job, words)
@@ -178,8 +178,14 @@ def _check(scheduler: str, source: str, job: JobOptions, *, is_array: bool) -> N
         raise InputError("INPUT", why, value=source)
 
 
-def _inputs_in(directory: str) -> list[Path]:
-    """Return the inputs in a directory, sorted as the shell will; of one kind, or it is refused."""
+def inputs_in(directory: str) -> list[Path]:
+    """Return the inputs in a directory, sorted as the shell will.
+
+    Raises
+    ------
+    InputError
+        There is none, they are of several kinds, or there are results among them.
+    """
     # As the shell's pattern, without hidden files.
     found = sorted(p for p in Path(directory).glob("[!.]*") if p.suffix in _INPUT_SUFFIXES)
     for path in found:

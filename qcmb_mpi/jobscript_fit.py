@@ -41,7 +41,13 @@ class Fit:
     notes: tuple[str, ...]
 
 
-def fit(found: Mapping[str, Any], cores: int | None = None, *, is_requeued: bool = False) -> Fit:
+def fit(
+    found: Mapping[str, Any],
+    cores: int | None = None,
+    *,
+    is_requeued: bool = False,
+    how_on: str = "--requeue goes on until it is complete",
+) -> Fit:
     """Choose the time limit of a job.
 
     Parameters
@@ -52,6 +58,8 @@ def fit(found: Mapping[str, Any], cores: int | None = None, *, is_requeued: bool
         Cores of a node; by default nodes are as this one.
     is_requeued : bool
         It goes on in a job after it where the time is too short.
+    how_on : str
+        What to do where it does not, and needs to.
 
     Returns
     -------
@@ -66,11 +74,27 @@ def fit(found: Mapping[str, Any], cores: int | None = None, *, is_requeued: bool
     about = f"plan: {tasks}, {format_duration(wall_s)} on {nodes} of {counted(n_cores, 'core')}"
     notes = [*found["problems"], *found["warnings"]]
     if needed_s > _MOST_S and not is_requeued:
-        notes.append(
-            f"{format_duration(wall_s)} are predicted, more than a job of a day: --requeue goes on "
-            "until it is complete"
-        )
+        notes.append(f"{format_duration(wall_s)} are predicted, more than a job of a day: {how_on}")
     return Fit(min(_rounded_s(needed_s), _MOST_S), about, tuple(notes))
+
+
+def fit_all(fits: Mapping[str, Fit]) -> Fit:
+    """Choose the time limit that all jobs of an array have: that of the longest.
+
+    Parameters
+    ----------
+    fits : mapping
+        Name of an input -> its own.
+
+    Returns
+    -------
+    Fit
+    """
+    name = max(fits, key=lambda each: fits[each].walltime_s)
+    in_a_line = " ".join(name.split())  # it becomes part of a comment
+    about = f"{counted(len(fits), 'input')}, the longest {in_a_line}: {fits[name].about}"
+    notes = [f"{each}: {note}" for each, found in fits.items() for note in found.notes]
+    return Fit(fits[name].walltime_s, about, tuple(notes))
 
 
 def _at_most_s(found: Mapping[str, Any], n_cores: int) -> float:

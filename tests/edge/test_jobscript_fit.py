@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qcmb_mpi.jobscript_fit import fit
+from qcmb_mpi.jobscript_fit import fit, fit_all
 
 
 def plan(wall_s: float, *, factor: float = 1.0, n_done: int = 0, **more: Any) -> dict[str, Any]:
@@ -58,3 +58,15 @@ def test_more_than_a_day_goes_on_in_the_next_job() -> None:
     (note,) = fit(plan(1e6)).notes
     assert "--requeue goes on until it is complete" in note
     assert fit(plan(1e6), is_requeued=True).notes == ()
+    (note,) = fit(plan(1e6), how_on="submit it again").notes
+    assert note.endswith(": submit it again")
+
+
+def test_an_array_has_the_time_of_its_longest_input() -> None:
+    fits = {
+        name: fit(plan(wall_s, warnings=[name])) for name, wall_s in (("a", 9.0), ("b\nc", 900.0))
+    }
+    found = fit_all(fits)
+    assert found.walltime_s == fits["b\nc"].walltime_s > fits["a"].walltime_s
+    assert found.about == "2 inputs, the longest b c: plan: 50 tasks, 15 min 00 s on 1 node of 4 cores"
+    assert found.notes == ("a: a", "b\nc: b\nc")

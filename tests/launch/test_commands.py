@@ -363,6 +363,23 @@ def test_jobscript_is_fitted_to_the_input(capfd: pytest.CaptureFixture[str]) -> 
     assert_refused(call(capfd, "jobscript", "slurm", write({}, "empty.json"), *FLAKY), "molecule")
 
 
+def test_an_array_is_fitted_to_the_longest_of_its_inputs(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "inputs").mkdir()
+    for name, n_fragments in (("a", 3), ("b", 4)):
+        write(many_body_input(n_fragments), f"inputs/{name}.json")
+    words = ("jobscript", "slurm", "inputs", "--cores", "8", *FLAKY)
+    code, script, err = call(capfd, *words)
+    assert (code, err) == (0, "")
+    told = r"\(2 inputs, the longest .\.json: plan: \d+ tasks, .* on 1 node of 8 cores\)$"
+    assert re.search(rf"^# ---- settings {told}", script, re.M)
+    assert "#SBATCH --array=0-1%10\n" in script
+    assert "#SBATCH --time=0:10:00\n" in script
+    write({}, "inputs/c.json")
+    assert_refused(call(capfd, *words), "inputs/c.json", "molecule")
+
+
 def test_jobscript_that_goes_back_into_the_queue(capfd: pytest.CaptureFixture[str]) -> None:
     words = ("jobscript", "slurm", "in.json", "--requeue", "--remedies")
     code, script, _ = call(capfd, *words)
