@@ -87,7 +87,8 @@ class ManyBodyCalculator(Calculator):  # type: ignore[misc]
             An option is missing or not acceptable, or the charges of a fragment are no whole
             number.
         """
-        geometry = schema.Geometry(tuple(atoms.get_chemical_symbols()), atoms.get_positions())
+        symbols = tuple(atoms.get_chemical_symbols())
+        geometry = schema.Geometry(symbols, atoms.get_positions(), (None,) * len(symbols))
         chosen = _options(options)
         loaded = schema.load_geometry(geometry, chosen, name="atoms")
         if given := _summed_up(atoms, loaded, chosen):

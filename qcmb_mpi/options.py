@@ -134,6 +134,8 @@ def _add_geometry_options(parser: argparse.ArgumentParser) -> None:
     drivers = ("energy", "gradient", "hessian")
     group.add_argument("--driver", choices=drivers, help="what to compute (default energy)")
     group.add_argument("--max-nbody", type=int, metavar="N", help="highest level (default all)")
+    units = "of the coordinates (default what the file says, else angstrom)"
+    group.add_argument("--units", choices=("angstrom", "bohr"), help=units)
     total = "total instead of interaction energy (default interaction)"
     group.add_argument("--total", action="store_true", default=None, help=total)
     keyword = "keyword of the program; may be repeated"

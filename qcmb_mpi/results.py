@@ -8,7 +8,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,6 +133,32 @@ def compared(
     worst = max(differences, key=lambda name: differences[name])
     largest = differences[worst]
     return VerifyReport(n_components, len(differences), largest, worst, largest <= tolerance)
+
+
+def in_file_order(value: Any, order: Sequence[int] | None) -> Any:
+    """Put what a driver gave into the order of the atoms in the file.
+
+    Parameters
+    ----------
+    value : float or array
+        An energy, a gradient (3 n values) or a Hessian (its square), atoms as computed.
+    order : sequence of int, optional
+        The place in the file of each atom; None if they are computed in its order.
+
+    Returns
+    -------
+    float or array
+        Of the same shape.
+    """
+    if order is None or value is None or np.ndim(value) == 0:
+        return value
+    places = np.argsort(np.asarray(order))
+    array = np.asarray(value)
+    if array.size == 3 * len(places):
+        return array.reshape(-1, 3)[places].reshape(array.shape)
+    rows = (3 * places[:, None] + np.arange(3)).ravel()
+    square = array.reshape(len(rows), len(rows))
+    return square[np.ix_(rows, rows)].reshape(array.shape)
 
 
 def difference(found: Any, expected: Any) -> float:

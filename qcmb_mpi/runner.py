@@ -284,6 +284,7 @@ def input_options(args: argparse.Namespace) -> Any:
         charge=args.charge,
         multiplicity=args.multiplicity,
         keywords=tuple(args.keyword),
+        units=args.units,
     )
 
 

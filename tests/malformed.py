@@ -594,7 +594,7 @@ def _geometries(rng: random.Random) -> Iterator[Case]:
     far = "O 5 0 0.1\nH 5 0.76 -0.47\nH 5 -0.76 -0.47\n"
     atom = "HETATM    1  O   HOH A   1       0.000   0.000   0.100  1.00  0.00           O\n"
     contents: dict[str, tuple[str, str, str]] = {
-        "no count": (water, "input.xyz line 1", ".xyz"),
+        "no count": (f"two waters\n{water}{far}", "input.xyz line 1", ".xyz"),
         "count too high": (f"7\n\n{water}{far}", "input.xyz", ".xyz"),
         "count too low": (f"5\n\n{water}{far}", "input.xyz line 8", ".xyz"),
         "two frames": (f"3\n\n{water}3\n\n{water}", "input.xyz line 6", ".xyz"),
@@ -604,8 +604,8 @@ def _geometries(rng: random.Random) -> Iterator[Case]:
         "no atoms": ("0\n\n", "input.xyz", ".xyz"),
         "unknown element": (f"4\n\n{water}Xx 9 9 9\n", "input.xyz", ".xyz"),
         "one molecule": (f"3\n\n{water}", "--fragment", ".xyz"),
-        "overlap": (f"6\n\n{water}{water}", "--fragment", ".xyz"),
-        "overlap of fragments": (f"6\n\n{water}--\n{water}", "molecule.geometry", ".xyz"),
+        "overlap": (f"6\n\n{water}{water}", "input.xyz", ".xyz"),
+        "overlap of fragments": (f"6\n\n{water}--\n{water}", "input.xyz", ".xyz"),
         "empty": ("", "input.xyz", ".xyz"),
         "PDB without atoms": ("HEADER\nEND\n", "input.pdb", ".pdb"),
         "PDB without element": (atom[:12] + "  1 " + atom[16:70] + "\n", "line 1", ".pdb"),

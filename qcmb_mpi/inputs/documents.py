@@ -30,13 +30,15 @@ _VOLATILE = frozenset({"provenance"})
 _VOLATILE_OUTPUT = frozenset({"provenance", "stdout", "stderr"})
 
 
-def read_text(source: str) -> str:
+def read_text(source: str, *, is_any_encoding: bool = False) -> str:
     """Read a whole text file, or standard input for ``-``.
 
     Parameters
     ----------
     source : str
         Path of a file, or ``-``.
+    is_any_encoding : bool
+        Take what is not UTF-8 too: UTF-16 by its mark, anything else as Latin-1.
 
     Returns
     -------
@@ -58,9 +60,12 @@ def read_text(source: str) -> str:
     except (OSError, ValueError) as error:
         raise InputError(name, f"cannot be read: {getattr(error, 'strerror', error)}") from None
     try:
-        text = data.decode("utf-8-sig")
+        is_utf16 = is_any_encoding and data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(name, f"is not UTF-8 text (byte {error.start})") from None
+        if not is_any_encoding:
+            raise InputError(name, f"is not UTF-8 text (byte {error.start})") from None
+        text = data.decode("latin-1")
     if "\0" in text:
         raise InputError(name, f"is a binary file, not text (byte {text.index(chr(0))} is zero)")
     if not text.strip():

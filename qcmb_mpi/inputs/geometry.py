@@ -2,49 +2,24 @@
 
 Rules of this file
 ------------------
-1. Files are in angstrom, what leaves is in bohr; the conversion and the covalent radii come in.
-2. A geometry says nothing about electrons: fragments are neutral unless ``--charge`` says where a
-   charge sits. It is never guessed.
-3. Fragments are ordered by their first atom in the file; the permutation is kept.
+1. What leaves is in bohr; the conversion and the covalent radii come in.
+2. Fragments are ordered by their first atom in the file; who reads results asks for that order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.inputs.geometry_files import (
-    Geometry,
-    is_geometry_file,
-    read_geometry,
-    refuse_ending,
-)
-
-__all__ = [
-    "Geometry",
-    "InputOptions",
-    "connected_groups",
-    "document",
-    "is_geometry_file",
-    "notes",
-    "option_error",
-    "parse_fragments",
-    "parse_keyword",
-    "read_geometry",
-    "refuse_ending",
-    "refuse_placed_charge",
-]
-
-BOND_FACTOR = 1.25  # bonded below 1.25 times the sum of the covalent radii
-# By their covalent radii an alkali ion would be bonded to every molecule around it.
-ALKALI_METALS = frozenset({"Li", "Na", "K", "Rb", "Cs"})
-_PAIR_BLOCK = 4_000_000
+from qcmb_mpi.inputs import fragments
+from qcmb_mpi.inputs.atoms import Geometry
+from qcmb_mpi.inputs.checks import refuse_overlap
+from qcmb_mpi.inputs.file_charges import charge_fields, charge_note, refuse_unsaid_ions
 
 # Fields of the ManyBodyInput that an option sets, most specific first.
 _OPTION_OF_FIELD = {
@@ -79,14 +54,16 @@ class InputOptions:
     total : bool, optional
         Return total instead of interaction data.
     fragment : str, optional
-        ``auto`` (by covalent bonds, alkali metals as ions) or ranges of atoms counted from 1,
+        ``auto`` (by covalent bonds, metal ions apart) or ranges of atoms counted from 1,
         ``1-3,4-6``; atoms of one fragment that do not stand together are joined by ``+``,
         ``1-3+7,4-6``. If not said: the ``--`` lines of the file, without them ``auto``.
     charge, multiplicity : str, optional
         One value for each fragment, separated by commas, or one for the whole if that leaves no
-        choice (charge 0; the lowest multiplicity).
+        choice. If not said: what the file says, else charge 0 and the lowest multiplicity.
     keywords : tuple of str or mapping
         Keywords of the program, as ``NAME=VALUE`` or by name.
+    units : {"angstrom", "bohr"}, optional
+        Of the coordinates; if not said: what the file says, else angstrom.
     """
 
     program: str | None = None
@@ -100,6 +77,7 @@ class InputOptions:
     charge: str | None = None
     multiplicity: str | None = None
     keywords: Sequence[str] | Mapping[str, Any] = ()
+    units: str | None = None
 
     def given(self) -> tuple[str, ...]:
         """Return the command line names of the options that were set."""
@@ -118,60 +96,6 @@ def parse_keyword(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def connected_groups(
-    positions: NDArray[np.float64], radii: NDArray[np.float64]
-) -> tuple[tuple[int, ...], ...]:
-    """Group atoms that covalent bonds connect.
-
-    Parameters
-    ----------
-    positions : float[n_atoms, 3]
-        In any unit of length.
-    radii : float[n_atoms]
-        Covalent radii in the same unit.
-
-    Returns
-    -------
-    tuple of tuple of int
-        Atoms of each group, ascending; groups by their first atom.
-    """
-    first = list(range(len(radii)))
-
-    def root(atom: int) -> int:
-        while first[atom] != atom:
-            first[atom] = first[first[atom]]
-            atom = first[atom]
-        return atom
-
-    for i, j in _bonds(positions, radii):
-        low, high = sorted((root(i), root(j)))
-        first[high] = low
-    groups: dict[int, list[int]] = {}
-    for atom in range(len(radii)):
-        groups.setdefault(root(atom), []).append(atom)
-    return tuple(map(tuple, groups.values()))
-
-
-def parse_fragments(text: str, n_atoms: int) -> tuple[tuple[int, ...], ...]:
-    """Read ``1-3,4-6`` (atoms from 1) as groups of atoms from 0.
-
-    Raises
-    ------
-    InputError
-        A range cannot be read, or atoms are not each in exactly one fragment.
-    """
-    groups = tuple(
-        tuple(atom for part in item.split("+") for atom in _range(part, n_atoms))
-        for item in text.split(",")
-    )
-    atoms = [atom for group in groups for atom in group]
-    for atom in range(n_atoms):
-        if atoms.count(atom) != 1:
-            times = "no fragment" if atom not in atoms else "more than one fragment"
-            raise InputError("--fragment", f"atom {atom + 1} is in {times}", value=text)
-    return groups
-
-
 def option_error(error: InputError) -> InputError:
     """Name the option where an error names the field that the option set."""
     for place, option in _OPTION_OF_FIELD.items():
@@ -180,25 +104,46 @@ def option_error(error: InputError) -> InputError:
     return error
 
 
-def refuse_placed_charge(notes: Sequence[str], options: InputOptions) -> None:
-    """Raise if a total was given for which QCElemental had to choose a fragment."""
+def refuse_doubt(
+    geometry: Geometry,
+    groups: Sequence[Sequence[int]],
+    options: InputOptions,
+    warnings: Sequence[str],
+) -> None:
+    """Raise if a charge or multiplicity would have to be placed by guessing.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    groups : sequence of sequence of int
+        Atoms of each fragment, in the order of the file.
+    options : InputOptions
+    warnings : sequence of str
+        Of the input that was made of these.
+    """
+    refuse_unsaid_ions(geometry, groups, options)
+    if not any("as QCElemental does" in warning for warning in warnings):
+        return
+    message = "does not say on which fragment it is"
+    accepted = "one value for each fragment, in their order: 0,0,-1"
     for name in ("charge", "multiplicity"):
-        if getattr(options, name) is not None and any("as QCElemental does" in n for n in notes):
-            message = "does not say on which fragment it is"
-            accepted = "one value for each fragment, in their order: 0,0,-1"
-            raise InputError(f"--{name}", message, value=getattr(options, name), accepted=accepted)
+        value = getattr(options, name)
+        if value is None and geometry.total is not None:
+            value = getattr(geometry.total, name)
+        if value is not None:
+            raise InputError(f"--{name}", message, value=value, accepted=accepted)
 
 
-def notes(geometry: Geometry, order: Sequence[int], options: InputOptions) -> list[str]:
+def notes(geometry: Geometry, groups: Sequence[Sequence[int]], options: InputOptions) -> list[str]:
     """Tell what was decided about the atoms of a file, each a line."""
-    found = list(geometry.warnings)
-    ions = sorted(ALKALI_METALS & set(geometry.symbols))
-    if ions and _is_automatic(geometry, options):
-        found.append(f"each {' and '.join(ions)} was taken as a fragment of its own, an ion")
-    if list(order) != sorted(order):
+    found = [*geometry.warnings, *charge_note(geometry, groups, options)]
+    if _is_automatic(geometry, options):
+        found += fragments.remarks(geometry, groups)
+    order = [atom for group in groups for atom in group]
+    if order != sorted(order):
         found.append(
-            "atoms were reordered so that each fragment's stand together: results per atom are in "
-            "the order of the result's own molecule, not of the file"
+            "fragments are computed one after the other, not in the order of the file; gradients "
+            "and Hessians are in the order of the file, as is `molecule` in the result"
         )
     return found
 
@@ -209,45 +154,51 @@ def document(
     *,
     radius_angstrom: Callable[[str], float],
     bohr_per_angstrom: float,
-) -> tuple[dict[str, Any], tuple[int, ...]]:
+    source: str = "geometry",
+) -> tuple[dict[str, Any], tuple[tuple[int, ...], ...]]:
     """Make a ManyBodyInput (QCSchema version 2) of a geometry and options.
 
     Parameters
     ----------
     geometry : Geometry
-        From :func:`read_geometry`.
+        Of a file.
     options : InputOptions
         What the file does not say.
     radius_angstrom : callable
         Covalent radius of an element.
     bohr_per_angstrom : float
         Unit of length.
+    source : str
+        The file, for errors.
 
     Returns
     -------
-    tuple of (dict, tuple of int)
-        Plain data, and the place in the file (from 0) of each atom of the input.
+    tuple of (dict, tuple of tuple of int)
+        Plain data, and the atoms of each fragment as places in the file, from 0.
 
     Raises
     ------
     InputError
-        An option is missing or cannot be read.
+        An option is missing or cannot be read, or atoms overlap.
     """
     if options.method is None:
         raise InputError("--method", "is missing: what to compute", accepted="e.g. --method hf")
-    groups = _groups(geometry, options, radius_angstrom)
-    order = tuple(atom for group in groups for atom in group)
+    is_bohr = geometry.units == "bohr"
+    positions_bohr = geometry.positions * (1.0 if is_bohr else bohr_per_angstrom)
+    refuse_overlap(positions_bohr, geometry.symbols, source)
+    unit = bohr_per_angstrom if is_bohr else 1.0
+    groups = _groups(geometry, options, lambda symbol: radius_angstrom(symbol) * unit)
+    order = [atom for group in groups for atom in group]
     ends = np.cumsum([len(group) for group in groups]).tolist()
     molecule = {
         "symbols": [geometry.symbols[atom] for atom in order],
-        "geometry": (geometry.positions_angstrom[list(order)] * bohr_per_angstrom).ravel().tolist(),
+        "geometry": positions_bohr[order].ravel().tolist(),
         "fragments": [list(range(e - len(g), e)) for e, g in zip(ends, groups, strict=True)],
         "fix_com": True,
         "fix_orientation": True,
-        **_per_fragment("charge", options.charge, len(groups)),
-        **_per_fragment("multiplicity", options.multiplicity, len(groups)),
+        **charge_fields(geometry, groups, options),
     }
-    return {"molecule": molecule, "specification": _specification(options)}, order
+    return {"molecule": molecule, "specification": _specification(options)}, groups
 
 
 def _specification(options: InputOptions) -> dict[str, Any]:
@@ -280,63 +231,15 @@ def _keywords(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _per_fragment(name: str, text: str | None, n_fragments: int) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        values = [int(item) for item in str(text).split(",")]
-    except ValueError:
-        accepted = "a whole number, or one for each fragment: 0,0,-1"
-        raise InputError(f"--{name}", "cannot be read", value=text, accepted=accepted) from None
-    if len(values) == 1 != n_fragments:
-        return {f"molecular_{name}": values[0]}
-    if len(values) != n_fragments:
-        message = f"has {len(values)} values for {n_fragments} fragments"
-        raise InputError(f"--{name}", message, value=text)
-    plural = {"charge": "charges", "multiplicity": "multiplicities"}[name]
-    return {f"fragment_{plural}": values}
-
-
 def _groups(
-    geometry: Geometry, options: InputOptions, radius_angstrom: Callable[[str], float]
+    geometry: Geometry, options: InputOptions, radius: Callable[[str], float]
 ) -> tuple[tuple[int, ...], ...]:
-    n_atoms = len(geometry.symbols)
-    if options.fragment not in (None, "auto"):
-        return parse_fragments(options.fragment, n_atoms)
-    if not _is_automatic(geometry, options):
+    if _is_automatic(geometry, options):
+        return fragments.automatic(geometry, radius)
+    if options.fragment is None:
         return geometry.groups or ()
-    radii = np.array([0.0 if s in ALKALI_METALS else radius_angstrom(s) for s in geometry.symbols])
-    groups = connected_groups(geometry.positions_angstrom, radii)
-    if len(groups) == 1:
-        message = f"all {n_atoms} atoms are connected: one molecule, nothing to expand"
-        raise InputError("--fragment", message, accepted="ranges of atoms, e.g. 1-3,4-6")
-    return groups
+    return fragments.parse_fragments(options.fragment, len(geometry.symbols))
 
 
 def _is_automatic(geometry: Geometry, options: InputOptions) -> bool:
     return options.fragment == "auto" or (options.fragment is None and geometry.groups is None)
-
-
-def _bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    n_atoms = len(radii)
-    n_rows = max(1, _PAIR_BLOCK // n_atoms)
-    for start in range(0, n_atoms, n_rows):
-        rows = slice(start, start + n_rows)
-        squared = sum((positions[rows, None, k] - positions[None, :, k]) ** 2 for k in range(3))
-        limit = BOND_FACTOR * (radii[rows, None] + radii[None, :])
-        for i, j in np.argwhere(squared < limit**2).tolist():
-            if i + start < j:
-                yield i + start, j
-
-
-def _range(text: str, n_atoms: int) -> range:
-    low, _, high = text.strip().partition("-")
-    try:
-        start, stop = int(low), int(high or low)
-    except ValueError:
-        accepted = "auto, or ranges of atoms: 1-3,4-6"
-        raise InputError("--fragment", "cannot be read", value=text, accepted=accepted) from None
-    if not 1 <= start <= stop <= n_atoms:
-        accepted = f"1 to {n_atoms}"
-        raise InputError("--fragment", "there are no such atoms", value=text, accepted=accepted)
-    return range(start - 1, stop)

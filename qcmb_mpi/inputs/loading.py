@@ -57,6 +57,14 @@ class LoadedInput:
     warnings: tuple[str, ...] = ()
     permutation: tuple[int, ...] | None = None
 
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The permutation, None if atoms are computed as they stand in the file."""
+        is_moved = self.permutation is not None and list(self.permutation) != sorted(
+            self.permutation
+        )
+        return self.permutation if is_moved else None
+
 
 def version_of(document: Mapping[str, Any]) -> int:
     """Return the QCSchema version, 1 or 2, that a document says it has or looks like.

@@ -20,7 +20,7 @@ from qcmanybody.utils import delabeler
 from qcmanybody.v2 import ManyBodyComputer
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.inputs import checks, geometry, loading
+from qcmb_mpi.inputs import checks, geometry, geometry_files, loading
 from qcmb_mpi.inputs.documents import plain, read_document
 from qcmb_mpi.inputs.fields import MANY_BODY_INPUT
 from qcmb_mpi.inputs.geometry import InputOptions
@@ -50,10 +50,11 @@ def read_input(source: str, *, options: InputOptions | None = None) -> LoadedInp
         One line that names the field, the value and what is accepted.
     """
     options = options or InputOptions()
-    if geometry.is_geometry_file(source):
-        return load_geometry(geometry.read_geometry(source), options, name=source)
+    if geometry_files.is_geometry_file(source):
+        found = geometry_files.read_geometry(source, _element, options.units)
+        return load_geometry(found, options, name=source)
     if options.given():
-        geometry.refuse_ending(source)
+        geometry_files.refuse_ending(source)
         message = "only completes an .xyz or .pdb file; write it into the input"
         raise InputError(options.given()[0], message, value=source)
     return load_input(read_document(source))
@@ -132,19 +133,28 @@ def load_geometry(
     for symbol in found.symbols:
         if not _atomic_number(symbol):
             raise InputError(name, "is not a chemical element", value=symbol)
-    document, order = geometry.document(
+    document, groups = geometry.document(
         found,
         options,
         radius_angstrom=covalent_radius_angstrom,
         bohr_per_angstrom=1.0 / qcelemental.constants.bohr2angstroms,
+        source=name,
     )
     try:
         loaded = load_input(document)
     except InputError as error:
         raise geometry.option_error(error) from None
-    geometry.refuse_placed_charge(loaded.warnings, options)
-    notes = (*geometry.notes(found, order, options), *loaded.warnings)
+    geometry.refuse_doubt(found, groups, options, loaded.warnings)
+    notes = (*geometry.notes(found, groups, options), *loaded.warnings)
+    order = tuple(atom for group in groups for atom in group)
     return replace(loaded, warnings=notes, permutation=order)
+
+
+def _element(name: str) -> str | None:
+    """Return the symbol of an element given by symbol, in any case, or by atomic number."""
+    if not name or not _atomic_number(name):
+        return None
+    return str(qcelemental.periodictable.to_E(name, strict=True))
 
 
 def _atomic_number(symbol: str) -> int | None:

@@ -8,14 +8,14 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import qcmanybody.models.v1 as schema_v1
 import qcmanybody.models.v2 as schema_v2
-from qcelemental.models.v2 import AtomicProperties, AtomicResult
+from qcelemental.models.v2 import AtomicProperties, AtomicResult, Molecule
 from qcmanybody.utils import collect_vars, modelchem_labels, print_nbody_energy
 
 from qcmb_mpi import __version__, results
@@ -24,6 +24,11 @@ from qcmb_mpi.expansion.levels import Bsse, Expansion
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.inputs.documents import to_json, write_atomic
 from qcmb_mpi.inputs.loading import LoadedInput
+
+_KEPT = (
+    *("molecular_charge", "molecular_multiplicity", "fragment_charges", "fragment_multiplicities"),
+    *("fix_com", "fix_orientation"),
+)
 
 
 def build_result(
@@ -61,7 +66,9 @@ def build_result(
         Of the version of the input.
     """
     is_kept = results.keeps_cluster_properties(cluster_properties, space, values)
-    entries = dict(_cluster_properties(space, values)) if is_kept else {}
+    order = loaded.order
+    entries = dict(_cluster_properties(space, values, order)) if is_kept else {}
+    numbers = _in_file_order(numbers, order)
     whole = dict(_cluster_results(space, records)) if loaded.wants_records else {}
     content = {
         "input_data": loaded.original,
@@ -78,10 +85,45 @@ def build_result(
     }
     if loaded.schema_version == 2:
         content |= {"cluster_properties": entries, "cluster_results": whole}
-        return schema_v2.ManyBodyResult(molecule=loaded.model.molecule, **content)
+        molecule = _molecule_of_file(loaded.model.molecule, order)
+        return schema_v2.ManyBodyResult(molecule=molecule, **content)
     content["component_properties"] = {k: item.convert_v(1) for k, item in entries.items()}
     content["component_results"] = {k: item.convert_v(1) for k, item in whole.items()}
     return schema_v1.ManyBodyResult(**content)
+
+
+def _in_file_order(numbers: ManyBodyNumbers, order: Sequence[int] | None) -> ManyBodyNumbers:
+    if order is None:
+        return numbers
+    return ManyBodyNumbers(
+        {name: results.in_file_order(value, order) for name, value in numbers.ret.items()},
+        {
+            name: {
+                bsse: {nbody: results.in_file_order(v, order) for nbody, v in by_level.items()}
+                for bsse, by_level in by_bsse.items()
+            }
+            for name, by_bsse in numbers.body_dict.items()
+        },
+    )
+
+
+def _molecule_of_file(computed: Any, order: Sequence[int] | None) -> Molecule:
+    """Return the molecule that was computed with its atoms in the order of the file.
+
+    Its fragments may be interleaved, which QCElemental takes unchecked only.
+    """
+    if order is None:
+        return computed
+    places = np.argsort(np.asarray(order))
+    ends = np.cumsum([len(atoms) for atoms in computed.fragments])[:-1]
+    return Molecule(
+        validate=False,
+        validated=True,
+        symbols=computed.symbols[places],
+        geometry=computed.geometry[places],
+        fragments=np.split(np.asarray(order, dtype=np.int32), ends),
+        **{name: getattr(computed, name) for name in _KEPT},
+    )
 
 
 def write_result(result: Any, path: Path | str) -> None:
@@ -182,12 +224,12 @@ def n_body_tables(expansion: Expansion, numbers: ManyBodyNumbers) -> str:
 
 
 def _cluster_properties(
-    space: TaskSpace, values: ComponentValues
+    space: TaskSpace, values: ComponentValues, order: Sequence[int] | None
 ) -> Iterator[tuple[str, AtomicProperties]]:
     n_atoms = space.expansion.system.n_atoms
     for ids, content in results.components(space, values):
         for label, entry in zip(space.labels(ids), content, strict=True):
-            named = {f"return_{name}": value for name, value in entry.items()}
+            named = {f"return_{k}": results.in_file_order(v, order) for k, v in entry.items()}
             yield label, AtomicProperties(calcinfo_natom=n_atoms, **named)
 
 

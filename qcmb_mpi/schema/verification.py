@@ -7,6 +7,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,19 @@ def verify(
     n_done = len(store.done(0))
     if n_done != space.n_tasks:
         raise StoreError(f"the store has {n_done} of the {space.n_tasks} components of this result")
-    expected = _stock_properties(loaded, space, store.values(0))
+    order = _order(document)
+    expected = {
+        name: results.in_file_order(value, order)
+        for name, value in _stock_properties(loaded, space, store.values(0)).items()
+    }
     return results.compared(document, expected, space.n_tasks, tolerance)
+
+
+def _order(document: Mapping[str, Any]) -> list[int] | None:
+    """Tell in which order the atoms of a result stand, by the fragments of its own molecule."""
+    fragments = (document.get("molecule") or {}).get("fragments") or []
+    order = [int(atom) for atoms in fragments for atom in atoms]
+    return order if order != sorted(order) else None
 
 
 def _stock_properties(

@@ -13,7 +13,7 @@ from qcelemental.models.v2 import Molecule
 from qcmb_mpi import schema
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.expansion.levels import Bsse
-from qcmb_mpi.inputs import geometry
+from qcmb_mpi.inputs import fragments
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
 
@@ -112,7 +112,7 @@ def test_interleaved_atoms_are_reordered_with_a_warning(tmp_path: Path) -> None:
     loaded = read(xyz(tmp_path / "w.xyz", mixed))
     assert loaded.permutation == (0, 2, 4, 1, 3, 5)
     assert loaded.expansion.system.symbols == ("O", "H", "H") * 2
-    assert "reordered" in loaded.warnings[0]
+    assert "gradients and Hessians are in the order of the file" in loaded.warnings[0]
     tidy = read(xyz(tmp_path / "t.xyz", lines)).expansion.system
     np.testing.assert_array_equal(loaded.expansion.system.geometry_bohr, tidy.geometry_bohr)
     by_hand = read(xyz(tmp_path / "w.xyz", mixed), fragment="1+3+5,2+4+6")
@@ -123,9 +123,9 @@ def test_connected_groups_are_found_in_portions(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(5)
     positions = rng.uniform(0, 12, size=(60, 3))
     radii = np.full(60, 0.8)
-    whole = geometry.connected_groups(positions, radii)
-    monkeypatch.setattr(geometry, "_PAIR_BLOCK", 100)
-    assert geometry.connected_groups(positions, radii) == whole
+    whole = fragments.connected_groups(positions, radii)
+    monkeypatch.setattr(fragments, "_PAIR_BLOCK", 100)
+    assert fragments.connected_groups(positions, radii) == whole
     assert sorted(atom for group in whole for atom in group) == list(range(60))
     assert 5 < len(whole) < 60
     assert [group[0] for group in whole] == sorted(group[0] for group in whole)
@@ -204,9 +204,9 @@ def test_a_wrong_option_is_named(tmp_path: Path, options: dict[str, Any], messag
         read(xyz(tmp_path / "ion.xyz", ion_lines()), **options)
 
 
-def test_errors_of_the_geometry_keep_their_own_name(tmp_path: Path) -> None:
-    lines = [*rows(1), "--", *rows(1)]
-    with pytest.raises(InputError, match=r"^molecule\.geometry: atoms 1 \(O\) and 4 \(O\) are 0"):
+def test_atoms_that_overlap_are_named_by_their_place_in_the_file(tmp_path: Path) -> None:
+    lines = [rows(2)[i] for i in (0, 3, 1, 4, 2, 5, 0)]
+    with pytest.raises(InputError, match=r"w\.xyz: atoms 1 \(O\) and 7 \(O\) are 0 bohr apart"):
         read(xyz(tmp_path / "w.xyz", lines))
 
 
@@ -216,7 +216,7 @@ def test_errors_of_the_geometry_keep_their_own_name(tmp_path: Path) -> None:
 def pdb_line(number: int, name: str, place: np.ndarray, element: str = "", alt: str = " ") -> str:
     x, y, z = place
     return (
-        f"HETATM{number:5d} {name:<4s}{alt}HOH A{number // 3:4d}    "
+        f"HETATM{number:5d} {name:<4s}{alt}HOH A{(number + 2) // 3:4d}    "
         f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2s}"
     )
 
@@ -248,7 +248,7 @@ def test_pdb_by_columns_with_and_without_elements(
 
 def test_pdb_first_model_and_first_location_only(tmp_path: Path) -> None:
     waters = pdb_waters(2)
-    other = pdb_line(7, " O", WATER[0] + np.array([0.1, 0, 0]), "O", alt="B")
+    other = pdb_line(1, " O", WATER[0] + np.array([0.1, 0, 0]), "O", alt="B")
     path = tmp_path / "w.pdb"
     text = ["MODEL        1", *waters, other, "ENDMDL", "MODEL        2", *waters, "ENDMDL"]
     path.write_text("\n".join(text))

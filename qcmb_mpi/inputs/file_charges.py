@@ -1,0 +1,130 @@
+"""Charges and multiplicities of the fragments of a geometry file: from options, else from the file.
+
+Rules of this file
+------------------
+1. A charge is never guessed. Where a fragment is one atom that is mostly an ion, it must be said.
+2. What the options say goes before what the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from qcmb_mpi.errors import InputError
+from qcmb_mpi.inputs.atoms import Geometry
+from qcmb_mpi.inputs.fragments import LONE_CHARGES
+
+_N_SHOWN = 8
+Groups = Sequence[Sequence[int]]
+
+
+class ChargeOptions(Protocol):
+    """What options say of fragments."""
+
+    @property
+    def fragment(self) -> str | None:
+        """Which atoms; None for what the file says."""
+
+    @property
+    def charge(self) -> str | None:
+        """One value, or one for each fragment."""
+
+    @property
+    def multiplicity(self) -> str | None:
+        """One value, or one for each fragment."""
+
+
+def charge_fields(geometry: Geometry, groups: Groups, options: ChargeOptions) -> dict[str, Any]:
+    """Return the fields of a QCSchema molecule that speak of charges and multiplicities.
+
+    Raises
+    ------
+    InputError
+        An option cannot be read, or the file's charges are of other fragments.
+    """
+    fields = _from_option("charge", options.charge, len(groups))
+    fields |= _from_option("multiplicity", options.multiplicity, len(groups))
+    if options.charge is not None:
+        return fields
+    if geometry.groups is not None and geometry.has_states and options.fragment is not None:
+        message = "is missing: the file's charges are those of its own fragments, not of --fragment"
+        raise InputError("--charge", message)
+    return _from_file(geometry, groups) | fields
+
+
+def _from_option(name: str, text: str | None, n_fragments: int) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        values = [int(item) for item in str(text).split(",")]
+    except ValueError:
+        accepted = "a whole number, or one for each fragment: 0,0,-1"
+        raise InputError(f"--{name}", "cannot be read", value=text, accepted=accepted) from None
+    if len(values) == 1 != n_fragments:
+        return {f"molecular_{name}": values[0]}
+    if len(values) != n_fragments:
+        message = f"has {len(values)} values for {n_fragments} fragments"
+        raise InputError(f"--{name}", message, value=text)
+    plural = {"charge": "charges", "multiplicity": "multiplicities"}[name]
+    return {f"fragment_{plural}": values}
+
+
+def _from_file(geometry: Geometry, groups: Groups) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if geometry.total is not None:
+        fields["molecular_charge"] = geometry.total.charge
+        fields["molecular_multiplicity"] = geometry.total.multiplicity
+    if any(geometry.states):
+        fields["fragment_charges"] = [state and state.charge for state in geometry.states]
+        fields["fragment_multiplicities"] = [
+            state and state.multiplicity for state in geometry.states
+        ]
+    elif any(charge is not None for charge in geometry.charges):
+        fields["fragment_charges"] = [_sum(geometry, group) for group in groups]
+    return fields
+
+
+def _sum(geometry: Geometry, group: Sequence[int]) -> int:
+    return sum(geometry.charges[atom] or 0 for atom in group)
+
+
+def charge_note(geometry: Geometry, groups: Groups, options: ChargeOptions) -> list[str]:
+    """Tell the charges that were taken from the file's atoms."""
+    if options.charge is not None or any(geometry.states):
+        return []
+    charges = [(n, _sum(geometry, group)) for n, group in enumerate(groups, start=1)]
+    told = [f"{charge:+d} on fragment {n}" for n, charge in charges if charge]
+    shown = ", ".join(told[:_N_SHOWN]) + (", ..." if len(told) > _N_SHOWN else "")
+    return [f"charges as written in the file: {shown}"] if told else []
+
+
+def refuse_unsaid_ions(geometry: Geometry, groups: Groups, options: ChargeOptions) -> None:
+    """Raise if a fragment is one atom that is mostly an ion, and nothing says its charge.
+
+    Raises
+    ------
+    InputError
+        It names the fragment, and the option that would say it.
+    """
+    if options.charge is not None or options.multiplicity is not None or geometry.has_states:
+        return
+    for number, group in enumerate(groups, start=1):
+        symbol, is_said = geometry.symbols[group[0]], geometry.charges[group[0]] is not None
+        if len(group) == 1 and symbol in LONE_CHARGES and not is_said:
+            ion = _ion(symbol)
+            message = f"fragment {number} is one {symbol} atom, and nothing says its charge"
+            accepted = f"{_example(geometry, groups)}, or {ion} in the file, or --charge 0"
+            raise InputError("--charge", message, accepted=accepted)
+
+
+def _ion(symbol: str) -> str:
+    charge = LONE_CHARGES[symbol]
+    return f"{symbol}{abs(charge) if abs(charge) > 1 else ''}{'+' if charge > 0 else '-'}"
+
+
+def _example(geometry: Geometry, groups: Groups) -> str:
+    if len(groups) > _N_SHOWN:
+        return "--charge with one value for each fragment"
+    usual = [LONE_CHARGES.get(geometry.symbols[g[0]], 0) if len(g) == 1 else 0 for g in groups]
+    return f"--charge {','.join(map(str, usual))}"
