@@ -90,9 +90,8 @@ class ManyBodyCalculator(Calculator):  # type: ignore[misc]
         symbols = tuple(atoms.get_chemical_symbols())
         geometry = schema.Geometry(symbols, atoms.get_positions(), (None,) * len(symbols))
         chosen = _options(options)
-        loaded = schema.load_geometry(geometry, chosen, name="atoms")
-        if given := _summed_up(atoms, loaded, chosen):
-            loaded = schema.load_geometry(geometry, replace(chosen, **given), name="atoms")
+        given = _summed_up(atoms, schema.fragments_of_geometry(geometry, chosen), chosen)
+        loaded = schema.load_geometry(geometry, replace(chosen, **given), name="atoms")
         calculator = cls(loaded, executor)
         atoms.calc = calculator
         return calculator
@@ -142,14 +141,12 @@ def _options(given: dict[str, Any]) -> schema.InputOptions:
 
 
 def _summed_up(
-    atoms: Any, loaded: schema.LoadedInput, options: schema.InputOptions
+    atoms: Any, fragments: tuple[tuple[int, ...], ...], options: schema.InputOptions
 ) -> dict[str, Any]:
     """Return the charges and multiplicities that the atoms say fragments have, if they do."""
-    order = np.array(loaded.permutation or range(len(atoms)))
-    starts = [each.start for each in loaded.expansion.system.fragment_slices]
 
     def sums(values: NDArray[np.float64], name: str) -> list[int]:
-        found = np.add.reduceat(values[order], starts)
+        found = np.array([values[list(each)].sum() for each in fragments])
         if np.abs(found - np.round(found)).max() > _WHOLE:
             raise InputError(f"atoms.{name}", "are no whole number for a fragment", value=found)
         return [round(each) for each in found.tolist()]

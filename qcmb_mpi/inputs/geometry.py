@@ -183,11 +183,11 @@ def document(
     """
     if options.method is None:
         raise InputError("--method", "is missing: what to compute", accepted="e.g. --method hf")
-    is_bohr = geometry.units == "bohr"
-    positions_bohr = geometry.positions * (1.0 if is_bohr else bohr_per_angstrom)
+    positions_bohr = geometry.positions * (1.0 if geometry.units == "bohr" else bohr_per_angstrom)
     refuse_overlap(positions_bohr, geometry.symbols, source)
-    unit = bohr_per_angstrom if is_bohr else 1.0
-    groups = _groups(geometry, options, lambda symbol: radius_angstrom(symbol) * unit)
+    groups = fragments_of(
+        geometry, options, radius_angstrom=radius_angstrom, bohr_per_angstrom=bohr_per_angstrom
+    )
     order = [atom for group in groups for atom in group]
     ends = np.cumsum([len(group) for group in groups]).tolist()
     molecule = {
@@ -231,11 +231,17 @@ def _keywords(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _groups(
-    geometry: Geometry, options: InputOptions, radius: Callable[[str], float]
+def fragments_of(
+    geometry: Geometry,
+    options: InputOptions,
+    *,
+    radius_angstrom: Callable[[str], float],
+    bohr_per_angstrom: float,
 ) -> tuple[tuple[int, ...], ...]:
+    """Return the atoms of each fragment, as places in the file; parameters as of `document`."""
+    unit = bohr_per_angstrom if geometry.units == "bohr" else 1.0
     if _is_automatic(geometry, options):
-        return fragments.automatic(geometry, radius)
+        return fragments.automatic(geometry, lambda symbol: radius_angstrom(symbol) * unit)
     if options.fragment is None:
         return geometry.groups or ()
     return fragments.parse_fragments(options.fragment, len(geometry.symbols))

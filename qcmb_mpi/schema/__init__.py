@@ -7,13 +7,15 @@ Rules of this room
 
 from __future__ import annotations
 
+from qcmb_mpi.inputs.atoms import Geometry
 from qcmb_mpi.inputs.documents import strip_volatile
-from qcmb_mpi.inputs.geometry import Geometry, InputOptions
+from qcmb_mpi.inputs.geometry import InputOptions
 from qcmb_mpi.inputs.loading import LoadedInput, system_from_molecule
 from qcmb_mpi.results import CLUSTER_PROPERTIES_BYTES, VerifyReport
 from qcmb_mpi.schema.partial import partial_table
 from qcmb_mpi.schema.reading import (
     covalent_radius_angstrom,
+    fragments_of_geometry,
     fragments_of_label,
     load_geometry,
     load_input,
@@ -30,6 +32,7 @@ __all__ = [
     "VerifyReport",
     "build_result",
     "covalent_radius_angstrom",
+    "fragments_of_geometry",
     "fragments_of_label",
     "load_geometry",
     "load_input",

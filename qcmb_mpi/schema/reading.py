@@ -21,6 +21,7 @@ from qcmanybody.v2 import ManyBodyComputer
 
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.inputs import checks, geometry, geometry_files, loading
+from qcmb_mpi.inputs.atoms import Geometry
 from qcmb_mpi.inputs.documents import plain, read_document
 from qcmb_mpi.inputs.fields import MANY_BODY_INPUT
 from qcmb_mpi.inputs.geometry import InputOptions
@@ -108,9 +109,7 @@ def fragments_of_label(label: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(real), tuple(basis)
 
 
-def load_geometry(
-    found: geometry.Geometry, options: InputOptions, *, name: str = "geometry"
-) -> LoadedInput:
+def load_geometry(found: Geometry, options: InputOptions, *, name: str = "geometry") -> LoadedInput:
     """Complete a geometry by options, as those of an .xyz file are.
 
     Parameters
@@ -148,6 +147,16 @@ def load_geometry(
     notes = (*geometry.notes(found, groups, options), *loaded.warnings)
     order = tuple(atom for group in groups for atom in group)
     return replace(loaded, warnings=notes, permutation=order)
+
+
+def fragments_of_geometry(found: Geometry, options: InputOptions) -> tuple[tuple[int, ...], ...]:
+    """Return the atoms of each fragment, as places in the geometry, from 0."""
+    return geometry.fragments_of(
+        found,
+        options,
+        radius_angstrom=covalent_radius_angstrom,
+        bohr_per_angstrom=1.0 / qcelemental.constants.bohr2angstroms,
+    )
 
 
 def _element(name: str) -> str | None:

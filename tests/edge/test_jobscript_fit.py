@@ -68,5 +68,7 @@ def test_an_array_has_the_time_of_its_longest_input() -> None:
     }
     found = fit_all(fits)
     assert found.walltime_s == fits["b\nc"].walltime_s > fits["a"].walltime_s
-    assert found.about == "2 inputs, the longest b c: plan: 50 tasks, 15 min 00 s on 1 node of 4 cores"
+    assert (
+        found.about == "2 inputs, the longest b c: plan: 50 tasks, 15 min 00 s on 1 node of 4 cores"
+    )
     assert found.notes == ("a: a", "b\nc: b\nc")

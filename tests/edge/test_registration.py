@@ -72,11 +72,12 @@ def test_missing_program_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
 def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Computer:
         @staticmethod
-        def from_manybodyinput(model: Any) -> str:
-            return f"result of {model}"
+        def from_manybodyinput(model: Any, executor: str) -> str:
+            return f"result of {model} by {executor}"
 
     class Module:
         ParallelManyBodyComputer = Computer
+        warm_executor = staticmethod(lambda: "the warm pool")
 
     monkeypatch.setattr("qcmb_mpi.programs.procedure.import_module", lambda name: Module)
     register()
@@ -84,7 +85,7 @@ def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPat
     assert isinstance(procedure, ManyBodyProcedure)
     assert procedure.found()
     assert procedure.get_version() == qcengine.get_procedure("qcmanybody").get_version()
-    assert procedure.compute("input", None) == "result of input"
+    assert procedure.compute("input", None) == "result of input by the warm pool"
     assert procedures["qcmanybody"].name == "QCManyBody"
 
 

