@@ -185,7 +185,7 @@ def test_a_report_shows_strings_as_text(
     run["versions"] = {EVIL: EVIL}
     for agent in run["agents"]:
         agent["host"] = agent["trouble"] = agent["set_aside"] = EVIL
-    assert_harmless(render_report(None, run, None, [], title=EVIL))
+    assert_harmless(render_report(None, run, None, title=EVIL))
 
 
 def assert_harmless(html: str) -> None:
