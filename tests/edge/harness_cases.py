@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from qcelemental.models.v2 import AtomicInput, Molecule
 from qcengine.config import get_config
 from qcengine.exceptions import InputError
 from qcengine.programs.base import programs
+from threadpoolctl import threadpool_limits
 
 from qcmb_mpi.programs import register
 
@@ -22,6 +24,12 @@ HYDROGEN = (("H", "H"), ((0.0, 0.0, 0.0), (0.1, 0.2, 1.4)))
 AMIDOGEN = (("N", "H", "H"), ((0.0, 0.0, 0.0), (0.0, 0.1, 1.9), (1.85, 0.3, -0.5)))
 LITHIUM_HYDRIDE = (("Li", "H"), ((0.0, 0.0, 0.0), (0.2, 0.1, 3.0)))
 WATER_GHOST = ((*WATER[0], "He"), (*WATER[1], (-1.5, 1.2, -2.0)))
+
+
+def one_thread() -> Iterator[None]:
+    """Let bare programs run on one thread: more wait for each other where cores are taken."""
+    with threadpool_limits(1):
+        yield
 
 
 def atomic_input(

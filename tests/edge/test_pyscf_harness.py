@@ -25,12 +25,14 @@ from tests.edge.harness_cases import (
     WATER_GHOST,
     atomic_input,
     compute,
+    one_thread,
     refusal,
     slope,
     succeed,
 )
 
 pytestmark = pytest.mark.qc
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 TIGHT = {"conv_tol": 1e-12, "conv_tol_grad": 1e-8}
 TIGHT_CC = {**TIGHT, "cc_conv_tol": 1e-11, "cc_conv_tol_normt": 1e-8}

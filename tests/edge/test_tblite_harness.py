@@ -11,9 +11,19 @@ from tblite.interface import Calculator
 from qcmb_mpi.programs.harness import qcengine_error
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import translated
-from tests.edge.harness_cases import AMIDOGEN, HYDROGEN, WATER, compute, refusal, slope, succeed
+from tests.edge.harness_cases import (
+    AMIDOGEN,
+    HYDROGEN,
+    WATER,
+    compute,
+    one_thread,
+    refusal,
+    slope,
+    succeed,
+)
 
 pytestmark = pytest.mark.qc
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 NUMBERS = {"H": 1, "N": 7, "O": 8}
 
