@@ -17,7 +17,8 @@ TIMED_TESTS := tests/launch/test_lost_ranks.py tests/torture
 # These mostly wait for batch systems, so three files at once leave the machine room.
 CLUSTER_TESTS := tests/cluster
 MPI_TEST_RANKS ?= 3
-# Files of tests at once; most tests wait for jobs of their own, so one more than there are cores.
+# Tests at once; most tests wait for jobs of their own, so one more than there are cores. A worker that
+# has nothing left takes half of what the busiest one has: no long file is left alone at the end.
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .NOTPARALLEL:
@@ -40,7 +41,7 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 	    --color=no -p no:cacheprovider -q
 
 test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other tests
-	$(PY) -m pytest -n $(TEST_JOBS) --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
+	$(PY) -m pytest -n $(TEST_JOBS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=) \
 	    $(addprefix --ignore=,$(TIMED_TESTS) $(CLUSTER_TESTS)) $(PYTEST_FLAGS)
 	$(PY) -m pytest -n 3 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
 	    $(PYTEST_FLAGS) $(CLUSTER_TESTS)
