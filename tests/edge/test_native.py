@@ -32,8 +32,10 @@ from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
 from qcmb_mpi.programs.threads import limited_threads
 from qcmb_mpi.scheduling.policy import ErrorClass
+from tests.edge.harness_cases import one_thread
 
 pytestmark = pytest.mark.qc
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 RESOURCES = SlotResources(memory_bytes=2**30)
 # Water, amidogen, and two ions, well apart and turned.

@@ -18,7 +18,7 @@ import yaml
 
 from qcmb_mpi.machine.processes import descendants
 from tests.edge.agent_cases import slots_of
-from tests.launch.jobs import ROOT, command, environment, read, started
+from tests.launch.jobs import ROOT, command, environment, read, started, unmeasured
 
 pytestmark = [pytest.mark.qc, pytest.mark.launch]
 
@@ -126,7 +126,7 @@ def sampled(
     words = ("run", str(source), "--no-store", "--no-progress", *words)
     line = [*masked, *command(*words, n_ranks=n_ranks)]
     samples = Samples()
-    with started(line, cwd=folder, env=environment(**SHELL)) as job:
+    with started(line, cwd=folder, env=unmeasured(environment(**SHELL))) as job:
         while job.poll() is None:
             slots = []
             with contextlib.suppress(psutil.Error):  # it ends meanwhile

@@ -20,6 +20,7 @@ from tests.launch.jobs import (
     read,
     run,
     started,
+    unmeasured,
     wait_until,
 )
 
@@ -78,7 +79,8 @@ def test_the_result_has_the_same_bytes_however_it_was_run(tmp_path: Path, progra
     for name, (words, n_ranks) in POOLS.items():
         out = tmp_path / f"{name}.json"
         words = [*words, "--threads", "1", "-o", str(out), *FLAKY]
-        job = run(command("run", source, *words, n_ranks=n_ranks), cwd=tmp_path)
+        line = command("run", source, *words, n_ranks=n_ranks)
+        job = run(line, cwd=tmp_path, env=unmeasured(environment()))
         assert job.returncode == 0, (name, job.stderr)
         assert "Counterpoise Corrected" in job.stdout
         results[name] = schema.strip_volatile(out.read_bytes())
@@ -251,7 +253,8 @@ def test_wrong_options_are_one_line_and_exit_code_2(
     tmp_path: Path, words: list[str], field: str, n_ranks: int
 ) -> None:
     source = write(tmp_path, helium())
-    job = run(command("run", source, *FLAKY, *words, n_ranks=n_ranks), cwd=tmp_path)
+    line = command("run", source, *FLAKY, *words, n_ranks=n_ranks)
+    job = run(line, cwd=tmp_path, env=unmeasured(environment()))
     assert job.returncode == 2, job.stderr
     lines = [line for line in job.stderr.splitlines() if line.startswith("qcmb-mpi: error:")]
     assert len(lines) == 1
