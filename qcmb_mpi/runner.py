@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from qcmb_mpi.schema import LoadedInput
 
 _LOG = logging.getLogger(__name__)
-_YIELD_S = 2.0
+# Open MPI ends all ranks with the first that fails, and on a full machine rank 0 starts late.
+_YIELD_S, _YIELD_TO_OPEN_MPI_S = 2.0, 10.0
 _LEAST_BYTES = 64 * 2**20
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
@@ -115,8 +116,9 @@ def complain(error: QcmbError) -> int:
     """
     started = launcher.launcher(os.environ)
     rank = started.rank if started is not None else 0
-    if rank:
-        time.sleep(_YIELD_S)
+    if started is not None and rank:
+        is_ended = started.name == "Open MPI" and not error.is_local
+        time.sleep(_YIELD_TO_OPEN_MPI_S if is_ended else _YIELD_S)
     if not rank or error.is_local:
         where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
         print(f"qcmb-mpi: error: {where}{error}", file=sys.stderr, flush=True)

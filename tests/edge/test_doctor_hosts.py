@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,7 +126,13 @@ def test_an_mpi_that_hangs_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor_hosts, "_PATIENCE_S", 0.1)
-    (finding,), has_answered = asked(monkeypatch, lambda *_: time.sleep(600))
+    is_over = threading.Event()
+
+    def hang(*_: object) -> list[Report]:
+        is_over.wait()
+        return []
+
+    (finding,), has_answered = asked(monkeypatch, hang)
     assert not has_answered
     assert finding.status == "problem"
     assert "does not answer within 0.1 s" in finding.found
@@ -137,6 +143,7 @@ def test_an_mpi_that_hangs_is_left(
     assert doctor.report(False, job) == 1
     assert left == [1]
     assert "does not answer" in capsys.readouterr().out
+    is_over.set()
 
 
 @pytest.mark.parametrize(("problems", "status"), [([], "ok"), (["no room"], "problem")])

@@ -224,14 +224,19 @@ def test_status_of_a_run_with_failures(capfd: pytest.CaptureFixture[str]) -> Non
     ("signum", "state"), [(signal.SIGTERM, "incomplete"), (signal.SIGKILL, "stopped")]
 )
 def test_status_of_a_run_under_way_and_stopped(here: Path, signum: int, state: str) -> None:
-    source = write(many_body_input(6, sleep=0.1))
+    source = write(many_body_input(6, sleep=0.3))
+    seen: list[dict[str, Any]] = []
+
+    def has_begun() -> bool:
+        seen.append(status())
+        return (seen[-1].get("n_done") or 0) >= 2
+
     with started(command("run", source, "--workers", "1", *FLAKY), cwd=here) as job:
-        wait_until(lambda: (status().get("n_done") or 0) >= 2)
-        under_way = status()
+        wait_until(has_begun)
         job.send_signal(signum)
         job.wait(60)
-    assert under_way["state"] == "running"
-    assert under_way["n_tasks"] == 82
+    assert seen[-1]["state"] == "running"
+    assert seen[-1]["n_tasks"] == 82
     ended = status()
     assert ended["state"] == state
     assert 2 <= ended["n_done"] < 82

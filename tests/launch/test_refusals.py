@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from qcmb_mpi import runner
 from tests.launch.calls import assert_refused, call, write
 from tests.launch.jobs import command, mpiexec, run
 from tests.malformed import Case, cases, sound
@@ -42,6 +44,21 @@ def test_malformed_input_under_mpiexec_is_told_once(here: Path) -> None:
     assert job.returncode == 2
     assert job.stderr.count("qcmb-mpi: error:") == 1
     assert "Traceback" not in job.stderr
+
+
+@pytest.mark.parametrize(("name", "wait_s"), [("OMPI_COMM_WORLD", 10.0), ("PMI", 2.0)])
+def test_other_ranks_leave_the_first_the_time_to_tell(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, wait_s: float
+) -> None:
+    """Under Open MPI nobody hears it if another rank ends before it."""
+    waited: list[float] = []
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=waited.append))
+    for rank in ("0", "1"):
+        monkeypatch.setenv(f"{name}_SIZE", "2")
+        monkeypatch.setenv(f"{name}_RANK", rank)
+        code, _, err = call(capfd, "run", "in.json", "--no-such-option")
+        assert (code, err.count("--no-such-option")) == (2, 1 - int(rank))
+    assert waited == [wait_s]
 
 
 @pytest.mark.parametrize("command_name", ["run", "plan"])
