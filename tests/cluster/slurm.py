@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -88,8 +89,11 @@ class Job:
 
 
 @contextlib.contextmanager
-def a_slurm(n_nodes: int, n_cpus: int) -> Iterator[Slurm]:
-    """Start one; it ends itself when its standard input does, so also when this process dies."""
+def a_slurm(n_nodes: int, n_cpus: int, **settings: str) -> Iterator[Slurm]:
+    """Start one; it ends itself when its standard input does, so also when this process dies.
+
+    `settings` are those of ``slurm.sh``.
+    """
     words = ["bash", str(Path(__file__).with_name("slurm.sh")), str(n_nodes), str(n_cpus)]
     variables = unmeasured(environment())
     with subprocess.Popen(
@@ -98,7 +102,7 @@ def a_slurm(n_nodes: int, n_cpus: int) -> Iterator[Slurm]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables,
+        env=variables | settings,
     ) as server:
         try:
             assert server.stdin is not None
@@ -110,6 +114,13 @@ def a_slurm(n_nodes: int, n_cpus: int) -> Iterator[Slurm]:
             yield Slurm({**variables, "SLURM_CONF": conf, "TMPDIR": str(folder)})
         finally:
             server.communicate(timeout=60)
+
+
+def has_control_groups() -> bool:
+    """Tell whether a Slurm here can limit memory by control groups, those of version 1."""
+    root = Path("/sys/fs/cgroup")
+    needed = [root / kind / "cgroup.procs" for kind in ("memory", "freezer", "cpuset")]
+    return os.geteuid() == 0 and all(os.access(path, os.W_OK) for path in needed)
 
 
 def four_nodes() -> Iterator[Slurm]:

@@ -2,6 +2,7 @@
 # slurm.sh NODES CPUS COMMAND...
 # Run COMMAND inside a throw-away Slurm of NODES "nodes" on this host, and end all of it afterwards,
 # whatever happens. Any user may; needs the packages in .ci/run. Logs are in $QCMB_SLURM/log.
+# With MEMORY_BY=cgroup (root, control groups of version 1) the kernel keeps jobs to their memory.
 set -eu
 nodes=$1 cpus=$2
 shift 2
@@ -22,6 +23,7 @@ end() {
   for pid in $(pgrep -x slurmstepd); do
     ! tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF "SLURM_CONF=$SLURM_CONF" || kill -9 "$pid"
   done
+  find /sys/fs/cgroup/*/"slurm_${name:-none}"* -depth -type d -exec rmdir {} + 2>/dev/null || true
   rm -rf "$QCMB_SLURM"
 }
 trap end EXIT
@@ -36,8 +38,21 @@ while printf '%04X\n' $(seq "$port" $((port + nodes))) | grep -qxFf - <(echo "$t
   port=$((20000 + (port + 97) % 10000))
 done
 
+name=x${port}n # control groups of several Slurms are told apart by it
+task_plugin=task/none
+gather=JobAcctGatherParams=OverMemoryKill,UsePss
+if [ "${MEMORY_BY-}" = cgroup ]; then
+  task_plugin=task/cgroup gather=
+  cat >"$QCMB_SLURM/cgroup.conf" <<END
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+AllowedRAMSpace=100
+END
+fi
+
 mkdir "$QCMB_SLURM"/{state,spool,log,tmp}
-for i in $(seq "$nodes"); do mkdir "$QCMB_SLURM"/{spool,tmp}/"x$i"; done
+for i in $(seq "$nodes"); do mkdir "$QCMB_SLURM"/{spool,tmp}/"$name$i"; done
 head -c 1024 /dev/urandom >"$QCMB_SLURM/munge.key"
 chmod 600 "$QCMB_SLURM/munge.key"
 cat >"$SLURM_CONF" <<END
@@ -60,19 +75,19 @@ SlurmctldLogFile=$QCMB_SLURM/log/slurmctld.log
 SlurmdLogFile=$QCMB_SLURM/log/slurmd.%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=$task_plugin
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill,UsePss
+$gather
 MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=30
 KillWait=5
 MailProg=/bin/true
-NodeName=x[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus CoresPerSocket=$cpus RealMemory=4000
+NodeName=${name}[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus CoresPerSocket=$cpus RealMemory=4000
 PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefMemPerCPU=500 State=UP
 END
 
@@ -84,7 +99,7 @@ for _ in $(seq 100); do [ ! -S "$QCMB_SLURM/munge.sock" ] || break; sleep 0.1; d
 slurmctld -D -c -f "$SLURM_CONF" </dev/null >/dev/null 2>&1 &
 daemons+=($!)
 for i in $(seq "$nodes"); do
-  slurmd -D -f "$SLURM_CONF" -N "x$i" </dev/null >/dev/null 2>&1 &
+  slurmd -D -f "$SLURM_CONF" -N "$name$i" </dev/null >/dev/null 2>&1 &
   daemons+=($!)
 done
 for _ in $(seq 300); do

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,15 @@ from tests.cluster.scripts import (
     write,
     write_tasks,
 )
-from tests.cluster.slurm import Job, Slurm, assert_ends_well, four_nodes, two_nodes
+from tests.cluster.slurm import (
+    Job,
+    Slurm,
+    a_slurm,
+    assert_ends_well,
+    four_nodes,
+    has_control_groups,
+    two_nodes,
+)
 from tests.launch.diary import read_diary
 from tests.launch.jobs import read, wait_until
 
@@ -62,6 +72,26 @@ def test_the_jobs_memory_is_kept_to(slurm: Slurm, tmp_path: Path) -> None:
     assert agent["memory_limit_bytes"] == int(0.8 * 1000 * 2**20)
     assert jobs["told"].end() == "0:9"
     assert "exceeded memory limit" in jobs["told"].told()
+
+
+@pytest.mark.parametrize("memory_by", ["cgroup"] if has_control_groups() else [])
+def test_the_kernel_keeps_to_the_jobs_memory(memory_by: str, tmp_path: Path) -> None:
+    """Two tasks at once are too much: the kernel ends one, which runs again alone."""
+    with a_slurm(1, 2, MEMORY_BY=memory_by) as slurm:
+        write(tmp_path, hungry.document(3, 600_000_000, 2.0))
+        options = ("--memory", "1TB", "--workers", "2", "--import", "benchmarks.hungry")
+        path = script(tmp_path, "slurm/single_node", *options, **{"--mem=0": "--mem=1000"})
+        job = slurm.submit(path)
+        assert job.end() == "0:125", job.told()
+        assert job.shown()["JobState"] == "OUT_OF_MEMORY"
+        told = slurm.ask(
+            "srun", "--mem=300", sys.executable, "-m", "qcmb_mpi", "doctor", "--json"
+        ).stdout
+    summary = read(tmp_path / "input.run.json")
+    assert (summary["status"], summary["n_computed"]) == ("complete", 3)
+    assert summary["n_retries"] >= 1
+    found = {each["name"]: each["found"] for each in json.loads(told)["findings"]}
+    assert re.search(r"300 MiB by \S*/slurm_\S*memory\.limit_in_bytes", found["memory granted"])
 
 
 def test_a_walltime_too_short_is_warned_requeued_and_resumed(short: Job, expected: bytes) -> None:
