@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qcmb_mpi.driver import RunEnd, RunOptions
     from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
     from qcmb_mpi.execution.forkserver import ForkServer
-    from qcmb_mpi.execution.stop import Stop
+    from qcmb_mpi.execution.stop import Ending, Stop
     from qcmb_mpi.report.progress import Progress
     from qcmb_mpi.run_files import Files
     from qcmb_mpi.schema import LoadedInput
@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the expansion that `args` describe and return the exit code."""
     from qcmb_mpi.execution.stop import leaving_on_signals
 
-    with leaving_on_signals():
-        return _run_on_pool(args)
+    with leaving_on_signals() as ending:
+        return _run_on_pool(args, ending)
 
 
-def _run_on_pool(args: argparse.Namespace) -> int:
+def _run_on_pool(args: argparse.Namespace, ending: Ending) -> int:
     kind = _executor_kind(args.executor)
     server = None
     if not args.respect_binding:
@@ -64,7 +64,7 @@ def _run_on_pool(args: argparse.Namespace) -> int:
         # Programs that run in this process must not write between the lines of the table.
         is_shared = kind in ("serial", "thread")
         with executor, _own_output(args.quiet) if is_shared else _plain_output() as output:
-            code = _shared(executor, lambda: _on_master(args, executor, output))
+            code = ending.code = _shared(executor, lambda: _on_master(args, executor, output))
     finally:
         if server is not None:
             server.close()

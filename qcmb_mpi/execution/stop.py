@@ -95,16 +95,36 @@ def heed_signals() -> Iterator[Stop]:
             raise Interrupted(f"stopped: {stop.reason}") from None
 
 
+class Ending:
+    """How the work of a process ended, as far as it did.
+
+    Parameters
+    ----------
+    code : int or None
+        Its exit code; None before the work has ended.
+    """
+
+    def __init__(self, code: int | None = None) -> None:
+        self.code = code
+
+
 @contextlib.contextmanager
-def leaving_on_signals() -> Iterator[None]:
-    """Have those signals end this process at once while there is nothing that could be lost."""
+def leaving_on_signals() -> Iterator[Ending]:
+    """Have those signals end this process at once while there is nothing that could be lost.
+
+    After the work, too: a launcher that waits for others may send one. The exit code is then that
+    of the work, if the object given back has it.
+    """
+    ending = Ending()
 
     def leave(signum: int, _frame: FrameType | None) -> None:
-        os.write(2, f"qcmb_mpi: stopped while starting: {signal.Signals(signum).name}\n".encode())
-        os._exit(Interrupted.exit_code)
+        is_over = ending.code is not None
+        words = "ended after its work" if is_over else "stopped while starting"
+        os.write(2, f"qcmb_mpi: {words}: {signal.Signals(signum).name}\n".encode())
+        os._exit(Interrupted.exit_code if ending.code is None else ending.code)
 
     with handled_by(leave):
-        yield
+        yield ending
 
 
 @contextlib.contextmanager

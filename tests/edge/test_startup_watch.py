@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qcmb_mpi.execution.executors.mpi import startup_watch
@@ -18,11 +19,14 @@ from tests.launch.jobs import wait_until
 
 _LAUNCHER = """
 import os, subprocess, sys, time
+with open("/proc/self/comm", "w") as name:
+    name.write(sys.argv[1])
+ranks = [] if sys.argv[1] != "prte" else [subprocess.Popen(["sleep", "600"])]  # somebody else's
+n_others = len(ranks)
 os.environ["PMIX_NAMESPACE"] = "a job"
-ranks = []
 while True:
     wanted = int(sys.stdin.readline())
-    while len(ranks) < wanted:
+    while len(ranks) < wanted + n_others:
         ranks.append(subprocess.Popen(["sleep", "600"]))
     print(ranks[-1].pid, flush=True)
 """
@@ -31,9 +35,9 @@ while True:
 class FakeLauncher:
     """A process that starts ranks when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "prterun") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCHER],
+            [sys.executable, "-c", _LAUNCHER, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -91,6 +95,23 @@ def test_a_rank_that_dies_ends_the_job(launcher: FakeLauncher) -> None:
         _, told = watcher.communicate()
     assert "start it again" in told
     assert launcher.process.returncode == -signal.SIGTERM
+
+
+def test_ranks_of_a_server_are_ended_and_nothing_else() -> None:
+    server = FakeLauncher("prte")
+    try:
+        last = server.start(3)
+        other, *ranks = (process.pid for process in psutil.Process(server.process.pid).children())
+        with watch(server, 3, limit_s=600.0) as watcher:
+            time.sleep(1.0)
+            os.kill(last, signal.SIGKILL)
+            _, told = watcher.communicate()
+        assert "start it again" in told
+        assert {psutil.Process(pid).status() for pid in ranks} == {psutil.STATUS_ZOMBIE}
+        assert psutil.Process(other).status() == psutil.STATUS_SLEEPING
+        assert server.process.poll() is None
+    finally:
+        server.close()
 
 
 def test_a_start_that_takes_too_long_ends_the_job(launcher: FakeLauncher) -> None:

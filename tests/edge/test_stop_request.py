@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,25 @@ def test_outside_such_a_block_a_signal_is_only_noted() -> None:
             pass
         signal.raise_signal(signal.SIGUSR2)
     assert stop.reason == "SIGUSR2"
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "expected"),
+    [
+        ("None", "stopped while starting: SIGTERM", 75),
+        ("0", "ended after its work: SIGTERM", 0),
+        ("1", "ended after its work: SIGTERM", 1),
+    ],
+)
+def test_one_that_has_worked_leaves_with_the_code_of_its_work(
+    code: str, words: str, expected: int
+) -> None:
+    script = (
+        "import signal\n"
+        "from qcmb_mpi.execution.stop import leaving_on_signals\n"
+        "with leaving_on_signals() as ending:\n"
+        f"    ending.code = {code}\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (expected, f"qcmb_mpi: {words}\n")

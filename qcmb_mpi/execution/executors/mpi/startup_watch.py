@@ -68,10 +68,19 @@ def end(launcher: int) -> None:
 
     A ``prte`` server, to which ``prun`` gives jobs, is left alone: others' jobs would end with it.
     """
-    if launcher > 1:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if _name(launcher) != "prte":
-                os.kill(launcher, signal.SIGTERM)
+    if launcher > 1 and _name(launcher) != "prte":
+        _signal(launcher, signal.SIGTERM)
+
+
+def _end_ranks(launcher: int, job: str) -> None:
+    """Kill the ranks that a ``prte`` server has started here: in MPI they hear no other signal."""
+    for pid in _ranks(launcher, job) if _name(launcher) == "prte" else []:
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 class Roll:
@@ -109,29 +118,30 @@ def main(launcher: int, job: str, n_ranks: int, limit_s: float) -> None:
     roll = Roll(n_ranks, now)
     while not _has_word(_STEP_S):
         now = time.monotonic()
-        if roll.is_one_missing(_n_ranks(launcher, job), now) or now - began_s > limit_s:
+        if roll.is_one_missing(len(_ranks(launcher, job)), now) or now - began_s > limit_s:
             break
     is_well = _has_word(0.0) and os.read(0, 4)  # at the end of file our own rank has died
-    if not is_well and _n_ranks(launcher, job):
+    if not is_well and _ranks(launcher, job):
         host = os.uname().nodename
         words = f"qcmb-mpi: a rank on {host} died or hangs while MPI starts; ending the job"
         print(f"{words}, start it again", file=sys.stderr, flush=True)
         end(launcher)
+        _end_ranks(launcher, job)
 
 
 def _has_word(timeout_s: float) -> bool:
     return bool(select.select([0], [], [], timeout_s)[0])
 
 
-def _n_ranks(launcher: int, job: str) -> int:
-    """Count the living ranks that `launcher` has started."""
+def _ranks(launcher: int, job: str) -> list[int]:
+    """Return the living ranks that `launcher` has started for a job."""
     mark = f"{_JOB}={job}".encode()
     found: list[str] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{launcher}/task"):
             with open(f"/proc/{launcher}/task/{thread}/children") as children:
                 found += children.read().split()
-    return sum(mark in _environment(int(pid)) for pid in found)
+    return [int(pid) for pid in found if mark in _environment(int(pid))]
 
 
 def _name(pid: int) -> str:
