@@ -119,7 +119,9 @@ def test_nwchem_starts_its_own_mpi(
     records = read(tmp_path / "input.result.json")["cluster_results"].values()
     told = [re.search(r"nproc *= *([0-9]+)", record["stdout"]) for record in records]
     assert [found and int(found[1]) for found in told] == [n_ranks] * 5
-    assert energies(tmp_path) == pytest.approx(energies(by_nwchem), abs=1e-10)
+    # Of each of five tasks the last decimal that is printed may differ with two ranks.
+    limit = 1e-12 if n_ranks == 1 else 5e-12
+    assert energies(tmp_path) == pytest.approx(energies(by_nwchem), abs=limit)
     assert energies(tmp_path)["cp_corrected_total_energy"] < -5.6
 
 
