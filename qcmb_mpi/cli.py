@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcmb_mpi import runner
+from qcmb_mpi import runner, terminal
 from qcmb_mpi.errors import InputError, QcmbError
 from qcmb_mpi.options import parse
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    terminal.take_any_text()
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         args = parse(words)
@@ -47,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[args.command](args)
     except QcmbError as error:
         return runner.complain(error)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if not terminal.has_gone(error):
+            raise
+        return 0  # whoever read our output has had enough
+    finally:
+        terminal.flush()
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def run_expansion(
     options : RunOptions, optional
     progress : Progress, optional
     stop : Stop, optional
-        By default SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are heard from here to the end.
+        By default SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are heard from here to the end.
     start_s : float, optional
         When the run began, on the monotonic clock; default now.
     before_work : callable, optional

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qcmb_mpi import terminal
 from qcmb_mpi.errors import IllegalEvent, InputError, Interrupted, QcmbError
 from qcmb_mpi.machine import affinity, launcher
 from qcmb_mpi.options import DEFAULT_TIMEOUT_S
@@ -121,7 +122,7 @@ def complain(error: QcmbError) -> int:
         time.sleep(_YIELD_TO_OPEN_MPI_S if is_ended else _YIELD_S)
     if not rank or error.is_local:
         where = f"rank {rank} on {socket.gethostname()}: " if rank else ""
-        print(f"qcmb-mpi: error: {where}{error}", file=sys.stderr, flush=True)
+        terminal.say(f"qcmb-mpi: error: {where}{error}", sys.stderr)
     return error.exit_code
 
 
@@ -130,7 +131,7 @@ def _own_output(is_quiet: bool) -> Iterator[TextIO]:
     """Keep standard output for ourselves; what others write there goes to standard error."""
     sys.stdout.flush()
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(os.fdopen(os.dup(1), "w"))
+        output = stack.enter_context(os.fdopen(os.dup(1), "w", errors="replace"))
         other = os.open(os.devnull, os.O_WRONLY) if is_quiet else os.dup(2)
         os.dup2(other, 1)
         os.close(other)
@@ -192,8 +193,6 @@ def _run(args: argparse.Namespace, executor: Executor, output: TextIO, stop: Sto
     )
     try:
         _write(args, files, end, output)
-    except BrokenPipeError:
-        raise
     except (OSError, InputError) as error:
         again = "make room, then run the same command again: finished tasks are not repeated"
         raise Interrupted(f"the run has ended, but {error}; {again}") from error
@@ -330,7 +329,9 @@ def _set_up_logging(args: argparse.Namespace) -> None:
 def _progress(args: argparse.Namespace, loaded: LoadedInput) -> Progress:
     from qcmb_mpi.report.progress import make_progress
 
-    is_enabled = sys.stderr.isatty() if args.progress is None else args.progress
+    is_enabled = args.progress
+    if is_enabled is None:
+        is_enabled = sys.stderr.isatty() or terminal.is_launched_from_terminal()
     return make_progress(is_enabled=is_enabled, is_quiet=args.quiet, title=Path(args.input).name)
 
 
@@ -351,8 +352,8 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
         _write_pictures(files, end)
     if not args.quiet:
         if end.table:
-            print(end.table, file=output, flush=True)
-        print(format_execution_summary(end.summary), file=sys.stderr, flush=True)
+            terminal.say(end.table, output)
+        terminal.say(format_execution_summary(end.summary), sys.stderr)
 
 
 def _write_pictures(files: Files, end: RunEnd) -> None:

@@ -23,6 +23,7 @@ from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import summary as summaries
 from qcmb_mpi.report.events import EventLog
+from qcmb_mpi.report.levels_left import LevelsLeft
 from qcmb_mpi.report.progress import Progress
 from qcmb_mpi.report.snapshot import short_label
 from qcmb_mpi.scheduling import messages as m
@@ -55,6 +56,7 @@ class Watcher(Observer):
         self._progress = progress
         self._log = log
         self._n_memory_kills = 0
+        self._left: LevelsLeft | None = None
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
@@ -136,11 +138,13 @@ class Watcher(Observer):
 
     def ticked(self, scheduler: Scheduler, now: float) -> None:
         """Show how far it is, if it is time to."""
-        if self._progress.is_due(now):
-            snapshot = self._summary.snapshot(
-                now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
-            )
-            self._progress.update(snapshot, now)
+        if not self._progress.is_due(now):
+            return
+        snapshot = self._summary.snapshot(
+            now, n_busy=scheduler.n_busy, remaining_s=scheduler.remaining_s(now)
+        )
+        self._left = self._left or LevelsLeft(self._space, scheduler.pool)
+        self._progress.update(self._left.added_to(snapshot, scheduler), now)
 
 
 def _row(agent: int, info: AgentInfo | None, layout: Layout | None = None) -> summaries.AgentInfo:

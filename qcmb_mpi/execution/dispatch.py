@@ -6,7 +6,7 @@ Rules of this file
 2. Every decision is the scheduler's; here commands are only carried out.
 3. A pool may still speak of a job that was stopped: what is not about one of ours is dropped.
 4. Agents may be lost at any moment; only when none is left to work, the run ends, and says why.
-5. After SIGTERM a failure says nothing of its task: batch systems signal the programs, too.
+5. After SIGTERM or Ctrl-C a failure says nothing of its task: programs may have had it, too.
 """
 
 from __future__ import annotations
@@ -330,9 +330,9 @@ class Dispatcher:
                 self._step(m.TasksReturned(agent, space, ids))
 
     def _believable(self, agent: int, outcomes: Outcomes) -> Outcomes:
-        """Return what is ours; after SIGTERM, tasks that failed are as if they had not begun."""
+        """Return what is ours; after such a signal, tasks that failed are as if never begun."""
         ours = outcomes.where(self._crew.knows)
-        if not (ours.failures and self._stop.is_cutting_off):
+        if not (ours.failures and self._stop.may_have_hit_programs):
             return ours
         self._heed_stop()  # so that nothing is given out again
         for each in ours.failures:

@@ -31,7 +31,7 @@ NO_FORK = -1
 _N_FDS = 4
 
 # What a batch system or a terminal sends to all processes of a job asks the master to stop.
-_FOR_MASTER = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_FOR_MASTER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(listener_fd: int, address: str) -> None:

@@ -17,12 +17,18 @@ from types import FrameType
 
 from qcmb_mpi.errors import Interrupted
 
-# After SIGTERM comes SIGKILL: 10 s later from batch systems, half a second later from mpiexec.
+# After SIGTERM comes SIGKILL: 10 s later from batch systems, half a second later from Open MPI's
+# mpiexec, which makes one of Ctrl-C, too. Time is needed after the grace, to say how it ended.
 TERM_GRACE_S = 2.0
-_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_MPIEXEC_GRACE_S = 0.1
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_HASTY = (signal.SIGTERM, signal.SIGHUP)  # whoever sent it does not wait; SIGHUP: nobody is there
 
 
-class _Cut(BaseException):
+_is_cuttable = False  # whether this process itself computes, and looks for no wish meanwhile
+
+
+class Cut(BaseException):
     """Raised by a signal handler, wherever the program is: logging would swallow an Exception."""
 
 
@@ -54,6 +60,11 @@ class Stop:
         """Whether what runs is about to be killed, by us or by whoever sent the signal."""
         return self.is_urgent or self.grace_s is not None
 
+    @property
+    def may_have_hit_programs(self) -> bool:
+        """Whether programs may have had the signal, too: Ctrl-C goes to all of a terminal."""
+        return self.is_cutting_off or self.reason == signal.SIGINT.name
+
     @contextlib.contextmanager
     def raising(self, doing: str) -> Iterator[None]:
         """Have the first signal that comes meanwhile end this block, which `doing` names.
@@ -66,7 +77,7 @@ class Stop:
         try:
             self._may_raise = True
             yield
-        except _Cut:
+        except Cut:
             raise Interrupted(f"stopped while {doing}: {self.reason}") from None
         finally:
             self._may_raise = False
@@ -75,7 +86,7 @@ class Stop:
         """End the block that may be ended here and now; in the main thread."""
         may_raise, self._may_raise = self._may_raise, False
         if may_raise:
-            raise _Cut
+            raise Cut
 
 
 @contextlib.contextmanager
@@ -84,14 +95,15 @@ def heed_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(signum: int, _frame: FrameType | None) -> None:
-        grace_s = TERM_GRACE_S if signum == signal.SIGTERM else None
-        stop.request(signal.Signals(signum).name, grace_s)
+        stop.request(signal.Signals(signum).name, _grace_s(signum))
         stop.cut()
+        if _is_cuttable:
+            _cut_task(stop)
 
     with handled_by(ask):
         try:
             yield stop
-        except _Cut:  # on the threshold of the block that it was to end
+        except Cut:  # on the threshold of the block that it was to end
             raise Interrupted(f"stopped: {stop.reason}") from None
 
 
@@ -109,6 +121,38 @@ class Ending:
 
 
 @contextlib.contextmanager
+def cuttable() -> Iterator[None]:
+    """Let a signal that asks for an end at once raise :class:`Cut` in what this process computes.
+
+    One that leaves the time is only acknowledged: nobody looks for it before the task has ended.
+    """
+    global _is_cuttable
+    _is_cuttable = threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    finally:
+        _is_cuttable = False
+
+
+def _cut_task(stop: Stop) -> None:
+    global _is_cuttable
+    if stop.is_cutting_off:
+        _is_cuttable = False
+        raise Cut
+    with contextlib.suppress(OSError):  # of a terminal that has gone
+        word = (
+            f"\nqcmb_mpi: {stop.reason}: the running task will be finished (once more: at once)\n"
+        )
+        os.write(2, word.encode())
+
+
+def _grace_s(signum: int) -> float | None:
+    if signum not in _HASTY:
+        return None
+    return _MPIEXEC_GRACE_S if "OMPI_COMM_WORLD_RANK" in os.environ else TERM_GRACE_S
+
+
+@contextlib.contextmanager
 def leaving_on_signals() -> Iterator[Ending]:
     """Have those signals end this process at once while there is nothing that could be lost.
 
@@ -120,7 +164,8 @@ def leaving_on_signals() -> Iterator[Ending]:
     def leave(signum: int, _frame: FrameType | None) -> None:
         is_over = ending.code is not None
         words = "ended after its work" if is_over else "stopped while starting"
-        os.write(2, f"qcmb_mpi: {words}: {signal.Signals(signum).name}\n".encode())
+        with contextlib.suppress(OSError):  # of a terminal that has gone
+            os.write(2, f"qcmb_mpi: {words}: {signal.Signals(signum).name}\n".encode())
         os._exit(Interrupted.exit_code if ending.code is None else ending.code)
 
     with handled_by(leave):
@@ -131,11 +176,16 @@ def leaving_on_signals() -> Iterator[Ending]:
 def handled_by(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers,
 ) -> Iterator[None]:
-    """Have `handler` take the signals that ask a job to end; only the main thread can."""
+    """Have `handler` take the signals that ask a job to end; only the main thread can.
+
+    Who started the job with SIGHUP ignored (``nohup``) wants it to outlive the terminal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, handler) for each in _ASKING}
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    asking = [each for each in _ASKING if not (outlives and each == signal.SIGHUP)]
+    before = {each: signal.signal(each, handler) for each in asking}
     try:
         yield
     finally:

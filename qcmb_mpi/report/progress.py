@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 from qcmb_mpi.report.snapshot import (
     LevelCount,
     Snapshot,
-    format_duration,
     format_line,
-    has_estimate,
     level_name,
     notes,
     percent,
+    times,
+    usage,
+    work_share,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ DRAW_INTERVAL_S = 0.2
 LINE_INTERVAL_S = 10.0
 LINE_INTERVAL_MAX_S = 300.0
 LINE_STEP = 0.1
+_WIDE = 72  # columns that have room for the share of work
 
 
 class Progress(Protocol):
@@ -90,8 +93,9 @@ def make_progress(
 
 
 def _is_terminal(stream: TextIO) -> bool:
+    """Whether a display can stay in place there: Emacs' shell, for one, says it is dumb."""
     try:
-        return stream.isatty()
+        return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     except (OSError, ValueError):
         return False
 
@@ -278,28 +282,30 @@ class LiveProgress:
         from rich.console import Group
         from rich.text import Text
 
-        rows = self._visible(snapshot.levels)
+        foot_lines = _footer(snapshot, self._console.width)
+        rows = self._visible(snapshot.levels, 3 + len(foot_lines))
         table = _level_table(rows, snapshot, self._console.width)
-        foot = Text("   ".join(_footer(snapshot)), style="dim", no_wrap=True, overflow="ellipsis")
+        foot = Text("\n".join(foot_lines), style="dim", no_wrap=True, overflow="ellipsis")
         if snapshot.n_failed:
             foot.highlight_words([f"{snapshot.n_failed} failed"], "bold red")
         head = [Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")]
         return Group(*(head if self._title else []), table, foot)
 
-    def _visible(self, levels: tuple[LevelCount, ...]) -> list[LevelCount]:
+    def _visible(self, levels: tuple[LevelCount, ...], n_others: int) -> list[LevelCount]:
         """Leave out finished levels where the terminal is too low for all of them."""
-        room = max(self._console.height - 4, 1)
+        room = max(self._console.height - n_others, 1)
         if len(levels) <= room:
             return list(levels)
         return [level for level in levels if level.n_done < level.n_tasks][:room]
 
 
 def _level_table(levels: list[LevelCount], snapshot: Snapshot, width: int) -> Table:
-    """Draw one row per level and one for all; names and bars give way on a narrow terminal."""
+    """Draw one row per level and one for all; what says less gives way on a narrow terminal."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    bar_width = min(max(width - 62, 6), 28)
+    is_wide = width >= _WIDE and any(level.left_s is not None for level in levels)
+    bar_width = min(max(width - 62 - 12 * is_wide, 6), 28)
     table = Table.grid(padding=(0, 1), expand=False)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=min(max(width // 3, 6), 40))
     table.add_column(no_wrap=True, min_width=6)
@@ -307,20 +313,29 @@ def _level_table(levels: list[LevelCount], snapshot: Snapshot, width: int) -> Ta
     counts_width = 2 * len(str(snapshot.n_tasks)) + 1
     table.add_column(justify="right", no_wrap=True, min_width=counts_width)
     table.add_column(justify="right", no_wrap=True, min_width=5)
-    for level in levels:
-        done, total = level.n_done, level.n_tasks
-        bar = ProgressBar(total=max(total, 1), completed=done, width=bar_width)
-        share = percent(done / total if total else 1.0)
-        name = level_name(level.nbody)
-        table.add_row(level.model_chemistry, name, bar, f"{done}/{total}", share)
-    bar = ProgressBar(total=max(snapshot.n_tasks, 1), completed=snapshot.n_done, width=bar_width)
-    counts = f"{snapshot.n_done}/{snapshot.n_tasks}"
-    table.add_row("all", "", bar, counts, percent(snapshot.fraction), style="bold")
+    if is_wide:
+        table.add_column(justify="right", no_wrap=True)
+
+    def row(name: str, of: LevelCount | Snapshot, done: float, work: float | None) -> list[Any]:
+        bar = ProgressBar(total=1.0, completed=done if work is None else work, width=bar_width)
+        last = [f"work {'?' if work is None else percent(work)}"] if is_wide else []
+        return [name, bar, f"{of.n_done}/{of.n_tasks}", percent(done), *last]
+
+    for each in levels:
+        done = each.n_done / each.n_tasks if each.n_tasks else 1.0
+        cells = row(level_name(each.nbody), each, done, work_share(each.busy_s, each.left_s))
+        table.add_row(each.model_chemistry, *cells)
+    table.add_row("all", *row("", snapshot, snapshot.fraction, snapshot.work), style="bold")
     return table
 
 
-def _footer(snapshot: Snapshot) -> list[str]:
-    parts = [format_duration(snapshot.elapsed_s)]
-    if has_estimate(snapshot):
-        parts.append(f"about {format_duration(snapshot.remaining_s)} left")
-    return [*parts, f"{snapshot.n_busy}/{snapshot.n_slots} slots busy", *notes(snapshot)]
+def _footer(snapshot: Snapshot, width: int) -> list[str]:
+    """Write the rest in as many lines as it takes: failures must be seen on any terminal."""
+    lines = [""]
+    for part in (*times(snapshot), *usage(snapshot), *notes(snapshot)):
+        joined = f"{lines[-1]}   {part}" if lines[-1] else part
+        if len(joined) > width and lines[-1]:
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return lines

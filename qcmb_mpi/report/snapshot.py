@@ -15,6 +15,7 @@ from qcmb_mpi.scheduling.placement import plain
 _DAY_S = 86400
 _YEAR_S = 365.25 * _DAY_S
 _N_NUMBERS_SHOWN = 8
+_ROUGH_ERROR = 1.0  # from here on only the order of magnitude is to be trusted
 _NUMBERS = re.compile(r"\[(\d+(?:, \d+)+)\]")
 
 
@@ -30,12 +31,18 @@ class LevelCount:
         Number of real fragments, or ``"supersystem"``.
     n_done, n_tasks : int
         ``n_done`` counts reused results too.
+    busy_s : float
+        Measured seconds of the tasks that this run has done.
+    left_s : float, optional
+        Predicted seconds of those that are not settled.
     """
 
     model_chemistry: str
     nbody: int | str
     n_done: int
     n_tasks: int
+    busy_s: float = 0.0
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,10 @@ class Snapshot:
         Since the run began.
     remaining_s : float, optional
         Predicted time left.
+    relative_error : float, optional
+        Of the predicted time.
+    held_bytes, limit_bytes : int
+        Memory that the running tasks are counted on to need, and what there is; 0 if not known.
     levels : tuple of LevelCount
     """
 
@@ -64,12 +75,31 @@ class Snapshot:
     n_slots: int
     elapsed_s: float
     remaining_s: float | None = None
+    relative_error: float | None = None
+    held_bytes: int = 0
+    limit_bytes: int = 0
     levels: tuple[LevelCount, ...] = ()
 
     @property
     def fraction(self) -> float:
         """Share of the tasks that are settled (done or failed for good), 0 to 1."""
         return (self.n_done + self.n_failed) / self.n_tasks if self.n_tasks else 1.0
+
+    @property
+    def work(self) -> float | None:
+        """Share of this run's work that is done, by seconds; None where it is not predicted."""
+        left_s = [level.left_s for level in self.levels]
+        return work_share(
+            sum(level.busy_s for level in self.levels),
+            None if None in left_s or not left_s else sum(each or 0.0 for each in left_s),
+        )
+
+
+def work_share(busy_s: float, left_s: float | None) -> float | None:
+    """Return the share of some work that is done, by measured and predicted seconds."""
+    if left_s is None:
+        return None
+    return busy_s / (busy_s + left_s) if left_s > 0 else 1.0
 
 
 def format_duration(seconds: float | None) -> str:
@@ -112,15 +142,33 @@ def level_name(nbody: int | str) -> str:
 
 def format_line(snapshot: Snapshot) -> str:
     """Write a snapshot as one line."""
-    parts = [
-        f"{snapshot.n_done}/{snapshot.n_tasks} tasks ({percent(snapshot.fraction)})",
-        *notes(snapshot),
-        f"{snapshot.n_busy}/{snapshot.n_slots} slots busy",
-        format_duration(snapshot.elapsed_s),
-    ]
-    if has_estimate(snapshot):
-        parts.append(f"about {format_duration(snapshot.remaining_s)} left")
-    return ", ".join(parts)
+    tasks = f"{snapshot.n_done}/{snapshot.n_tasks} tasks ({percent(snapshot.fraction)})"
+    return ", ".join([tasks, *notes(snapshot), *usage(snapshot), *times(snapshot)])
+
+
+def times(snapshot: Snapshot) -> list[str]:
+    """Write how long it took, and how long it will take."""
+    left = [time_left(snapshot)] if has_estimate(snapshot) else []
+    return [format_duration(snapshot.elapsed_s), *left]
+
+
+def usage(snapshot: Snapshot) -> list[str]:
+    """Write what is in use of slots and memory."""
+    parts = [f"{snapshot.n_busy}/{snapshot.n_slots} slots busy"]
+    if snapshot.held_bytes and snapshot.limit_bytes:
+        held, limit = (size / 2**30 for size in (snapshot.held_bytes, snapshot.limit_bytes))
+        parts.append(f"memory {held:.1f} of {limit:.1f} GiB")
+    return parts
+
+
+def time_left(snapshot: Snapshot) -> str:
+    """Write the predicted time left, and how sure it is."""
+    left, error = format_duration(snapshot.remaining_s), snapshot.relative_error
+    if error is None:
+        return f"about {left} left"
+    if error >= _ROUGH_ERROR:
+        return f"roughly {left} left"
+    return f"about {left} left ± {max(round(100 * error), 1)} %"
 
 
 def percent(fraction: float) -> str:

@@ -126,10 +126,20 @@ def _from_store(path: Path, now: float) -> dict[str, Any]:
 def _state(meta: Mapping[str, Any]) -> str:
     state = str(meta["status"] or "unknown")
     if state == "running" and meta["host"] == socket.gethostname() and meta["pid"] is not None:
-        import psutil
-
-        return "running" if psutil.pid_exists(int(meta["pid"])) else "stopped"
+        return "running" if _lives(int(meta["pid"])) else "stopped"
     return state
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there, and not only its exit code, which nobody has asked for."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _counts(store: Store, meta: Mapping[str, Any]) -> dict[str, Any]:

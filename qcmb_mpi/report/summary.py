@@ -268,8 +268,8 @@ class RunSummary:
     ) -> Snapshot:
         """Give the state of this moment, for :class:`~qcmb_mpi.report.progress.Progress`."""
         levels = tuple(
-            LevelCount(level.model_chemistry, level.nbody, level.n_done, level.n_tasks)
-            for level in self._levels.values()
+            LevelCount(each.model_chemistry, each.nbody, each.n_done, each.n_tasks, each.busy_s)
+            for each in self._levels.values()
         )
         return Snapshot(
             n_tasks=self._n_tasks,

@@ -175,6 +175,10 @@ class Agent:
             largest = sorted([*largest, task_bytes], reverse=True)[: self.n_slots]
         return n
 
+    def held_bytes(self, books: Mapping[int, Ledger]) -> int:
+        """Return what the largest tasks that can run together are predicted to need."""
+        return sum(self._largest(books))
+
     def _largest(self, books: Mapping[int, Ledger]) -> list[int]:
         """Return the sizes of the ``n_slots`` largest tasks held, largest first."""
         sizes = sorted(

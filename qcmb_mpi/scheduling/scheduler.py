@@ -148,9 +148,9 @@ class Scheduler:
         return sum(a.n_slots - a.n_idle for a in self._pool.in_service) + self._lone.n_blocked
 
     @property
-    def n_slots(self) -> int:
-        """Slots of all living agents that were not set aside."""
-        return self._pool.n_slots
+    def pool(self) -> Pool:
+        """Who computes what, to look at."""
+        return self._pool
 
     @property
     def has_agents(self) -> bool:

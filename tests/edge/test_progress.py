@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -60,6 +61,11 @@ def live(width: int = 100, height: int = 30) -> tuple[LiveProgress, Terminal]:
     console = make_console(terminal)
     console.size = (width, height)  # type: ignore[assignment]
     return LiveProgress(console, title="water cp"), terminal
+
+
+def plain(terminal: Terminal) -> str:
+    """Return what was written without colours and movements."""
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", terminal.getvalue())
 
 
 @pytest.fixture(autouse=True)
@@ -165,9 +171,41 @@ def test_live_display_shows_levels_and_time_left() -> None:
         assert text in shown
     assert "about 1 min 30 s left" in shown
     assert "2 failed" in shown
+    assert "work" not in shown
     progress.finish(at(200), 1.0)
     assert "200/200" in terminal.getvalue()
     progress.finish(at(200), 2.0)
+
+
+def test_the_time_left_says_how_sure_it_is() -> None:
+    assert "about 1 min 30 s left ± 21 %" in format_line(at(46, relative_error=0.21))
+    assert ", roughly 1 min 30 s left" in format_line(at(46, relative_error=1.5))
+
+
+def test_work_done_is_shown_by_level_and_memory_in_all() -> None:
+    levels = (LevelCount("mp2", 1, 16, 16, 30.0, 0.0), LevelCount("hf", 2, 30, 120, 10.0, 60.0))
+    more = {"held_bytes": 3 * 2**30, "limit_bytes": 8 * 2**30, "levels": levels}
+    progress, terminal = live(width=110)
+    progress.start(at(46, **more), 0.0)
+    assert re.findall(r"work +(\d+) %", plain(terminal)) == ["100", "14", "40"]
+    assert "memory 3.0 of 8.0 GiB" in plain(terminal)
+    assert at(46).work is None
+
+
+def test_failures_are_seen_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    progress, terminal = live(width=30)
+    progress.start(at(46, n_failed=2, n_reused=7), 0.0)
+    assert max(map(len, plain(terminal).splitlines())) <= 30
+    assert "2 failed" in plain(terminal)
+    assert not re.search(r"\x1b\[(3|4|9|10)\d", terminal.getvalue()), "no colours"
+
+
+def test_a_terminal_where_nothing_stays_in_place_gets_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(make_progress(stream=Terminal()), PlainProgress)
 
 
 def test_live_display_is_drawn_a_few_times_a_second() -> None:

@@ -31,7 +31,7 @@ def test_work_before_agents_and_agents_before_work() -> None:
         said += [] if is_work_first else pool.add(one_class(3))
         assert assigned(said) == {0: [0, 1]}
         assert pool.scheduler.counts(0) == Counts(0, 1, 2, 0, 0)
-        assert pool.scheduler.n_busy == pool.scheduler.n_slots == 2
+        assert pool.scheduler.n_busy == pool.scheduler.pool.n_slots == 2
 
 
 def test_a_free_slot_is_filled_and_the_end_is_told_once(pool: Checked) -> None:

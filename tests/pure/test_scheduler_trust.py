@@ -42,7 +42,7 @@ def test_an_agent_on_which_everything_fails_is_set_aside_and_no_task_pays(
         pool.fail(1, task, UNKNOWN)
     assert aside(pool.said) == [1]
     assert pool.held[1] == {}
-    assert pool.scheduler.n_slots == 2
+    assert pool.scheduler.pool.n_slots == 2
     assert all(not each.charged for each in pool.scheduler._pool.books[0].trials.values())
     pool.work_off()
     assert pool.scheduler.counts(0).done == 20
@@ -123,7 +123,7 @@ def test_the_last_agent_is_called_back() -> None:
         pool.fail(1, pool.held[1][0][0], UNKNOWN)
     assert aside(pool.said) == [1]
     assert assigned(pool.step(m.AgentLost(0)))
-    assert pool.scheduler.n_slots == 1
+    assert pool.scheduler.pool.n_slots == 1
     pool.work_off()
     assert pool.scheduler.is_finished
 

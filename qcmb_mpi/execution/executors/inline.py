@@ -24,6 +24,7 @@ from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.engine import Engine, EngineRecipe, SlotResources
 from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
+from qcmb_mpi.execution.stop import Cut, cuttable
 from qcmb_mpi.execution.wire import (
     AgentInfo,
     Done,
@@ -80,12 +81,19 @@ class InlineAgent:
             if batch is None:
                 time.sleep(min(timeout_s, 0.01))
             else:
-                space, ids = batch
-                outcomes = Outcomes.of(_compute(self._engines[space], space, ids))
-                self._backlog.learn(outcomes)
-                self._news.append(Done(outcomes))
+                self._run(*batch)
         news, self._news = self._news, []
         return news
+
+    def _run(self, space: int, ids: TaskIds) -> None:
+        try:
+            with cuttable():
+                outcomes = Outcomes.of(_compute(self._engines[space], space, ids))
+        except Cut:  # whoever asked for it looks for no outcome
+            self._backlog.put_back(space, ids)
+            return
+        self._backlog.learn(outcomes)
+        self._news.append(Done(outcomes))
 
     def close(self, *, wait: bool = True) -> None:
         """Forget the engines."""
@@ -157,11 +165,19 @@ class FuturesAgent:
         return news
 
     def close(self, *, wait: bool = True) -> None:
-        """Cancel what has not started; shut an owned pool down."""
+        """Cancel what has not started; shut an owned pool down.
+
+        What still runs was given up by a run that has ended: nobody waits for it.
+        """
         for future in self._running:
             future.cancel()
         if self._is_owned:
-            self._pool.shutdown(wait=wait, cancel_futures=True)
+            self._pool.shutdown(wait=wait and not self.is_busy, cancel_futures=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a task runs."""
+        return any(future.running() for future in self._running)
 
     def _open_space(self, message: Open) -> None:
         self._n_slots = message.layout.n_slots

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import sys
 from dataclasses import replace
 from typing import ClassVar
 
@@ -105,8 +106,17 @@ class ThreadExecutor(Executor):
     """
 
     name: ClassVar[str] = "thread"
+    _agent: FuturesAgent | None = None
 
     def _start(self) -> Transport:
         info = host_share(memory_bytes=self.config.memory_bytes).info
         pool = concurrent.futures.ThreadPoolExecutor(self.config.n_workers or info.n_cores)
-        return LocalTransport(FuturesAgent(info, pool, is_owned=True))
+        self._agent = FuturesAgent(info, pool, is_owned=True)
+        return LocalTransport(self._agent)
+
+    def leave(self, code: int) -> None:
+        """Leave with `code` here and now if a thread is still at a task that was given up."""
+        if self._agent is not None and self._agent.is_busy:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
