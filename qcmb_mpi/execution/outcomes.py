@@ -21,9 +21,6 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.execution.outcome import Outcome, parts, whole
 
-# Columns cost a slot more between two long tasks, and save where there are many outcomes.
-_FEW = 2
-
 ROW = np.dtype(
     [
         *(("task", "i8"), ("peak_bytes", "i8"), ("slot", "i4"), ("n_atoms", "i4")),
@@ -99,8 +96,8 @@ class Batch:
         return [self.numbers[a:b] for a, b in pairwise([0, *ends])]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        kind = self.space, tuple(self.origin), self.has_gradient, self.has_hessian
-        return _batch, (*kind, self.rows.tobytes(), self.numbers.tobytes())
+        kind = tuple(self.origin), self.has_gradient, self.has_hessian
+        return _batch, (self.space, kind, (self.rows.tobytes(), self.numbers.tobytes()))
 
     def __iter__(self) -> Iterator[Outcome]:
         host, rank, n_threads, program, version = self.origin
@@ -238,15 +235,28 @@ class Outcomes(Sequence[Outcome]):
 
 
 def packed(space: int, outcomes: Sequence[Outcome]) -> Any:
-    """Return outcomes of `space` as a slot sends them: a few without the making of columns."""
-    if len(outcomes) <= _FEW:
+    """Return outcomes of `space` as a slot sends them: as bytes of columns if they are alike.
+
+    A slot does this when calculations have filled the caches: little code is run, and pickle is
+    given no object of a class. Whether arrays are finite is left to :func:`unpacked`.
+    """
+    kind = _kind(outcomes[0]) if outcomes else None
+    if not all(_is_plain(each) and _kind(each) == kind for each in outcomes):
         return [parts(space, each) for each in outcomes]
-    return Outcomes.of(outcomes, space=space)
+    return space, kind, _columns(outcomes)
 
 
 def unpacked(sent: Any) -> Outcomes:
     """Return what was packed."""
-    return sent if isinstance(sent, Outcomes) else Outcomes.of(map(whole, sent))
+    if type(sent) is list:
+        return Outcomes.of(map(whole, sent))
+    space, kind, columns = sent
+    if kind is None:
+        return Outcomes()
+    batch = _batch(space, kind, columns)
+    if np.isfinite(batch.numbers).all():
+        return Outcomes([batch])
+    return Outcomes.of(batch)
 
 
 def _is_plain(outcome: Outcome) -> bool:
@@ -282,20 +292,22 @@ def _n_atoms(outcome: Outcome) -> int:
     return 0
 
 
+def _kind(outcome: Outcome) -> tuple[Any, ...]:
+    """Return what the tasks of a batch have in common: origin, gradient, Hessian."""
+    o = outcome
+    origin = o.host, o.rank, o.n_threads, o.program, o.version
+    return origin, o.gradient is not None, o.hessian is not None
+
+
 def _batches(outcomes: Iterable[Outcome], space: int | None = None) -> list[Batch]:
     """Put what columns can hold into batches of what is alike."""
-    alike: dict[tuple[int, Origin, bool, bool], list[Outcome]] = {}
+    alike: dict[tuple[int, tuple[Any, ...]], list[Outcome]] = {}
     for each in outcomes:
-        origin = Origin(each.host, each.rank, each.n_threads, each.program, each.version)
-        kind = (each.space, origin, each.gradient is not None, each.hessian is not None)
-        alike.setdefault(kind, []).append(each)
-    return [
-        Batch(kind[0] if space is None else space, *kind[1:], *_columns(many))
-        for kind, many in alike.items()
-    ]
+        alike.setdefault((each.space if space is None else space, _kind(each)), []).append(each)
+    return [_batch(of, kind, _columns(many)) for (of, kind), many in alike.items()]
 
 
-def _columns(outcomes: Sequence[Outcome]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _columns(outcomes: Sequence[Outcome]) -> tuple[bytes, bytes]:
     rows = [
         _row(
             *(o.task, o.peak_bytes, o.slot, _n_atoms(o)),
@@ -304,21 +316,14 @@ def _columns(outcomes: Sequence[Outcome]) -> tuple[NDArray[Any], NDArray[np.floa
         for o in outcomes
     ]
     arrays = [a.tobytes() for o in outcomes for a in (o.gradient, o.hessian) if a is not None]
-    return _table(b"".join(rows)), _numbers(b"".join(arrays))
+    return b"".join(rows), b"".join(arrays)
 
 
-def _batch(
-    space: int, origin: Sequence[Any], has_gradient: bool, has_hessian: bool, *data: bytes
-) -> Batch:
-    """Return a batch that was sent."""
-    rows, numbers = data
-    kind = space, Origin(*origin), has_gradient, has_hessian
-    return Batch(*kind, _table(rows), _numbers(numbers))
+def _batch(space: int, kind: tuple[Any, ...], columns: tuple[bytes, bytes]) -> Batch:
+    origin, has_gradient, has_hessian = kind
+    numbers = np.frombuffer(columns[1], dtype=_FLOAT)
+    return Batch(space, Origin(*origin), has_gradient, has_hessian, _table(columns[0]), numbers)
 
 
 def _table(data: bytes) -> NDArray[Any]:
     return np.frombuffer(data, dtype=ROW)
-
-
-def _numbers(data: bytes) -> NDArray[np.float64]:
-    return np.frombuffer(data, dtype=_FLOAT)

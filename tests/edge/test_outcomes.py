@@ -165,6 +165,16 @@ def test_arrays_that_are_not_as_a_program_gives_them_arrive_as_they_are(odd: Any
     assert bits(found) == bits(many[0])
 
 
+def test_a_slot_leaves_it_to_its_agent_to_look_for_what_is_not_finite() -> None:
+    gradients = np.ones((2, 3)), np.full((2, 3), np.nan)
+    many = [
+        Outcome(0, i, 0.0, 1.0, energy_hartree=1.0, gradient=g) for i, g in enumerate(gradients)
+    ]
+    found = unpacked(packed(3, many))
+    assert [len(batch) for batch in found.batches] == [1]
+    assert [(each.space, each.task) for each in found.others] == [(3, 1)]
+
+
 def test_a_batch_is_a_few_objects_on_its_way() -> None:
     many = [Outcome(0, i, 0.0, 1.0, energy_hartree=1.0, program="toy") for i in range(1000)]
     assert len(pickle.dumps(Outcomes.of(many), protocol=5)) < 60 * 1000
