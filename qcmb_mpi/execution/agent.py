@@ -45,7 +45,7 @@ _OPENING_S = 240.0  # less than the master waits for an agent
 _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
-_LEAST_S = 0.02  # what is worth a message
+_LEAST_S = 0.02  # what is worth a message while there is much left
 _STOCK_S = 0.08
 _LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
 _CALM_SHARE = 1 / 3
@@ -234,13 +234,15 @@ class Agent:
             return
         rest = list(self._pool.slots)
         aim_s = self._backlog.aim_s(_AHEAD_S, [self._ahead_s(slot) for slot in rest])
-        while able := [slot for slot in rest if self._may_have_more(slot, aim_s)]:
+        least_s = min(_LEAST_S, 0.5 * aim_s)
+        while able := [slot for slot in rest if self._may_have_more(slot, aim_s - least_s)]:
             slot = min(able, key=lambda each: (self._ahead_s(each), each.progressed_s))
             n_opening = sum(not each.is_ready for each in rest)
-            self._give(slot, aim_s - self._ahead_s(slot), len(able) + n_opening)
+            n_sharing = len(able) + n_opening
+            self._give(slot, max(least_s, aim_s - self._ahead_s(slot)), n_sharing, least_s)
             rest.remove(slot)
 
-    def _may_have_more(self, slot: Slot, aim_s: float) -> bool:
+    def _may_have_more(self, slot: Slot, most_s: float) -> bool:
         """Whether a slot may be given tasks now: one at work only if it has few, and short ones."""
         if not slot.is_ready or self._backlog.next_space not in slot.spaces:
             return False
@@ -249,14 +251,14 @@ class Agent:
         space = slot.outstanding.next_space
         if space is None:
             return True
-        is_low = len(slot.outstanding) == 1 or aim_s - self._ahead_s(slot) >= _LEAST_S
+        is_low = len(slot.outstanding) == 1 or self._ahead_s(slot) <= most_s
         is_stuck = slot.is_silent(self._clock())
         return is_low and not is_stuck and self._backlog.is_short(space)
 
-    def _give(self, slot: Slot, missing_s: float, n_sharing: int) -> None:
+    def _give(self, slot: Slot, seconds: float, n_sharing: int, least_s: float) -> None:
         """Give a slot its next batch, of which others are to get as much; nothing little yet."""
-        least_s = 0.0 if Need.of(self._ahead_s(slot)) else _LEAST_S
-        batch = self._backlog.batch(n_sharing, max(_LEAST_S, missing_s), least_s)
+        least_s = 0.0 if Need.of(self._ahead_s(slot)) else least_s
+        batch = self._backlog.batch(n_sharing, seconds, least_s)
         if batch is not None:
             slot.start(*batch, self._clock())
 

@@ -19,7 +19,7 @@ from qcmb_mpi.scheduling.reporting import is_short
 _BATCH_S = 0.02
 _NEW_WEIGHT = 0.2
 _GUIDED = 2.0
-_LEAST_AHEAD_S = 0.04
+_LEAST_AHEAD_S = 0.01  # several times what it takes to ask for more, and to get it
 _OWN_S = 3e-5  # what a slot spends on a task besides computing it
 
 
