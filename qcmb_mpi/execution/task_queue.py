@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import takewhile
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class TaskQueue:
     @property
     def n_next(self) -> int:
         """How many of that space come before another one's."""
-        return len(self._stretches[0][1]) if self._stretches else 0
+        here = takewhile(lambda stretch: stretch[0] == self.next_space, self._stretches)
+        return sum(len(ids) for _, ids in here)
 
     @property
     def spaces(self) -> tuple[int, ...]:
@@ -65,11 +67,11 @@ class TaskQueue:
 
     def take(self, n: int) -> tuple[int, TaskIds]:
         """Take out the next `n`, at least one, or as many as come before another space."""
-        space, ids = self._stretches[0]
-        if n >= len(ids):
-            self._stretches.popleft()
-        else:
-            self._stretches[0] = (space, ids[n:])
+        space, ids = self._stretches.popleft()
+        while len(ids) < n and self.next_space == space:
+            ids = np.concatenate((ids, self._stretches.popleft()[1]))
+        if n < len(ids):
+            self._stretches.appendleft((space, ids[n:]))
         self._n -= min(n, len(ids))
         return space, ids[:n]
 

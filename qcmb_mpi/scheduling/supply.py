@@ -177,7 +177,18 @@ class Supply:
         options = self._pool.options
         if agent.n_unstarted < options.lookahead_tasks * agent.n_slots:
             return True
-        return agent.unstarted_s(self._pool.books) < 0.5 * self._pool.lookahead_s * agent.n_slots
+        return agent.unstarted_s(self._pool.books) < 0.5 * self._lookahead_s * agent.n_slots
+
+    @property
+    def _has_one_agent(self) -> bool:
+        """Whether there is but one agent: it keeps nothing from others."""
+        return len(self._pool.agents) == 1
+
+    @property
+    def _lookahead_s(self) -> float:
+        """How long a slot of an agent should be busy with what the agent holds."""
+        # Seeing the end of what it holds, it would give it out in small pieces.
+        return self._pool.lookahead_s * (_N_LOOKAHEADS if self._has_one_agent else 1.0)
 
     def _n_ahead(self, agent: Agent, book: Ledger, index: int) -> int:
         """Return how many tasks of a class an agent should get beyond its idle slots."""
@@ -189,19 +200,18 @@ class Supply:
             cost_s <= _SMALL_SHARE * share_s or cost_s * book.n_ready <= _ALIKE * book.ready_s
         )
         n = self._n_at_hand(agent, cost_s) - agent.n_unstarted if is_ahead else 0
-        # An only agent keeps nothing from others, and gives its slots by what it measures itself.
-        is_only = len(self._pool.agents) == 1
-        most_s = math.inf if is_only else max(share_s, options.min_grain_s)
-        aim_s = agent.n_slots * min(self._pool.lookahead_s, most_s)
+        # An only agent gives its slots by what it measures itself.
+        most_s = math.inf if self._has_one_agent else max(share_s, options.min_grain_s)
+        aim_s = agent.n_slots * min(self._lookahead_s, most_s)
         have_s = agent.unstarted_s(self._pool.books)
         if have_s <= 0.5 * aim_s:  # in one message what would else be many
             n = max(n, int((aim_s - have_s) / cost_s))
         # A prediction may be wrong by 100: the number grows only as fast as what was measured,
         # though what was measured of larger or smaller ones counts by its square root.
-        n_seen = int(book.n_seen[index])
+        n_seen, n_kin = int(book.n_seen[index]), book.n_kin[index]
         most = options.max_tasks_per_slot
-        if not (is_only and n_seen):
-            most = min(most, options.lookahead_tasks + max(n_seen, math.isqrt(book.n_kin[index])))
+        if not (self._has_one_agent and (n_seen or n_kin)):
+            most = min(most, options.lookahead_tasks + max(n_seen, math.isqrt(n_kin)))
         most = most * agent.n_slots - agent.n_unstarted
         return max(0, min(n, most))
 

@@ -295,15 +295,18 @@ def test_lessons_that_wait_are_bounded() -> None:
         assert lessons.n_measured - model.n_observed < 4096
 
 
-def two_sizes() -> Checked:
-    """Give an agent that has done all of 200 large tasks, of which the books know, and no small."""
+def two_sizes(n_agents: int = 2) -> Checked:
+    """Give agents that have done all of 200 large tasks, of which the books know, and no small."""
     pool = Checked()
-    pool.join(0, 2)
+    for agent in range(n_agents):
+        pool.join(agent, 2)
     large = m.TaskClass(0, range(200), 1e-3, key="large", family="f")
     small = m.TaskClass(0, range(200, 400), 5e-4, key="small", family="f")
     pool.add((large, small))
-    while held := [task for task in pool.held[0].get(0, []) if task < 200]:
-        pool.step(m.TasksDone(0, 0, m.as_ids(held), np.full(len(held), 1e-3)))
+    while any(large := [[x for x in pool.held[a].get(0, []) if x < 200] for a in range(n_agents)]):
+        for agent, tasks in enumerate(large):
+            if tasks:
+                pool.step(m.TasksDone(agent, 0, m.as_ids(tasks), np.full(len(tasks), 1e-3)))
     return pool
 
 
@@ -311,16 +314,17 @@ def test_small_tasks_are_trusted_a_little_because_large_ones_were_measured() -> 
     assert two_sizes().scheduler._pool.books[0].n_seen.tolist() == [200, 0]
     n_held = len(two_sizes().held[0][0])
     assert 8 < n_held < 50
+    assert len(two_sizes(n_agents=1).held[0][0]) == 200
 
 
-@pytest.mark.parametrize(("n_agents", "least", "most"), [(1, 599, 599), (2, 2, 8)])
+@pytest.mark.parametrize(("n_agents", "least", "most"), [(1, 1999, 1999), (2, 2, 8)])
 def test_an_only_agent_has_all_that_is_soon_over_once_one_task_was_measured(
     n_agents: int, least: int, most: int
 ) -> None:
     pool = Checked()
     for agent in range(n_agents):
         pool.join(agent, 2)
-    pool.add(one_class(600, cost_s=1e-3))
+    pool.add(one_class(2000, cost_s=1e-3))
     assert len(pool.held[0][0]) <= 4
     task = pool.held[0][0][0]
     pool.step(m.TasksDone(0, 0, m.as_ids([task]), np.array([1e-3])))
