@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure our task farm beside other engines: the same tasks, no chemistry, interleaved.
 
-    python benchmarks/engines.py                             # all engines: some 15 min a repeat
+    python benchmarks/engines.py                             # all engines: some 25 min a repeat
     python benchmarks/engines.py --part rate --engine ours-mpi --engine mpi4py-16 --repeat 5
     python benchmarks/engines.py --smoke                     # a minute: does it still run?
 
