@@ -2,7 +2,8 @@
 
 :func:`register` gives QCEngine the programs ``pyscf``, ``tblite`` and ``xtb-cli`` and the procedure
 ``qcmb_mpi``. A name that QCEngine (or the user) already holds is left alone: theirs is used. Only
-QCEngine's own ``psi4`` gives way, to one derived of it that speaks to old versions as well.
+QCEngine's own ``psi4`` and ``geometric`` give way, to what is derived of them: one speaks to old
+versions, the other optimises many-body gradients, as well.
 
 Rules of this file
 ------------------
@@ -26,9 +27,11 @@ def register() -> dict[str, bool]:
         Program or procedure name -> whether QCEngine now runs ours under that name.
     """
     from qcengine.procedures.base import procedures, register_procedure
+    from qcengine.procedures.geometric import GeometricProcedure as StockGeometricProcedure
     from qcengine.programs.base import programs, register_program, unregister_program
     from qcengine.programs.psi4 import Psi4Harness as StockPsi4Harness
 
+    from qcmb_mpi.programs.optimizer import ManyBodyGeometricProcedure
     from qcmb_mpi.programs.procedure import ManyBodyProcedure
     from qcmb_mpi.programs.psi4 import Psi4Harness
     from qcmb_mpi.programs.pyscf import PySCFHarness
@@ -47,6 +50,8 @@ def register() -> dict[str, bool]:
     if procedure.name not in procedures:
         register_procedure(procedure)
     is_ours[procedure.name] = isinstance(procedures[procedure.name], ManyBodyProcedure)
+    if type(procedures.get("geometric")) is StockGeometricProcedure:
+        procedures["geometric"] = ManyBodyGeometricProcedure()
     return is_ours
 
 

@@ -30,6 +30,12 @@ class ManyBodyProcedure(QCManyBodyProcedure):  # type: ignore[misc]
         """Return QCManyBody's version: it decides which input models are accepted."""
         return str(super().get_version())
 
+    def build_input_model(self, data: Any, **options: Any) -> Any:
+        """Return the model of an input; geomeTRIC says the driver a second time."""
+        if isinstance(data, dict) and isinstance(data.get("specification"), dict):
+            data = {name: value for name, value in data.items() if name != "driver"}
+        return super().build_input_model(data, **options)
+
     def compute(self, input_model: Any, config: TaskConfig) -> Any:
         """Run a ``ManyBodyInput`` and return its ``ManyBodyResult``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,21 @@ from qcmb_mpi import (
 from qcmb_mpi.driver import RunEnd
 from qcmb_mpi.expansion.graph import parse_label
 from qcmb_mpi.store import Store
+from qcmb_mpi.warm import cool
 from tests.edge.task_cases import IMPORTS, energies, many_body_input
 from tests.flaky import FlakyHarness
 
 compute = ParallelManyBodyComputer.from_manybodyinput
 N_TASKS = 28
+
+
+@pytest.fixture
+def own_pool() -> Iterator[None]:
+    """End the pool that QCEngine's procedure keeps warm."""
+    yield
+    assert _slot_pids()
+    cool()
+    assert not _slot_pids()
 
 
 def stock(inp: dict[str, Any]) -> Any:
@@ -214,11 +225,15 @@ def _slot_pids() -> set[int]:
     return found
 
 
+@pytest.mark.usefixtures("own_pool")
 def test_qcengine_runs_it_as_a_procedure() -> None:
     inp = ManyBodyInput(**many_body_input(3, program="pyscf"))
     result = qcengine.compute(inp, "qcmb_mpi", raise_error=True)
+    slots = _slot_pids()
     assert isinstance(result, ManyBodyResult)
     assert_equal(result, stock(json.loads(inp.model_dump_json())))
+    assert_equal(qcengine.compute(inp, "qcmb_mpi"), result)
+    assert _slot_pids() == slots
 
 
 @pytest.mark.parametrize(
@@ -229,7 +244,8 @@ def test_qcengine_runs_it_as_a_procedure() -> None:
     ],
 )
 def test_qcengine_is_told_what_went_wrong(changes: dict[str, Any], kind: str, words: str) -> None:
-    result = qcengine.compute(ManyBodyInput(**many_body_input(3, **changes)), "qcmb_mpi")
+    with SequentialExecutor():
+        result = qcengine.compute(ManyBodyInput(**many_body_input(3, **changes)), "qcmb_mpi")
     assert not result.success
     assert result.error.error_type == kind
     assert words in result.error.error_message

@@ -18,7 +18,6 @@ from qcmb_mpi.programs.names import preload_modules
 from qcmb_mpi.programs.procedure import ManyBodyProcedure
 from qcmb_mpi.programs.pyscf import PySCFHarness
 
-PROGRAMS = ("pyscf", "tblite", "psi4", "xtb-cli", "qcmb_mpi")
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +41,7 @@ def test_importing_the_package_registers_and_starts_nothing() -> None:
 def test_registering_twice_changes_nothing() -> None:
     first = register()
     harness = programs["pyscf"]
-    assert register() == first == dict.fromkeys(PROGRAMS, True)
+    assert register() == first == dict.fromkeys(("pyscf", "tblite", "psi4", "qcmb_mpi"), True)
     assert programs["pyscf"] is harness
 
 
@@ -73,11 +72,14 @@ def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPat
     class Computer:
         @staticmethod
         def from_manybodyinput(model: Any, executor: str) -> str:
-            return f"result of {model} by {executor}"
+            return f"result of {model} on {executor}"
 
     class Module:
         ParallelManyBodyComputer = Computer
-        warm_executor = staticmethod(lambda: "the warm pool")
+
+        @staticmethod
+        def warm_executor() -> str:
+            return "a warm pool"
 
     monkeypatch.setattr("qcmb_mpi.programs.procedure.import_module", lambda name: Module)
     register()
@@ -85,7 +87,7 @@ def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPat
     assert isinstance(procedure, ManyBodyProcedure)
     assert procedure.found()
     assert procedure.get_version() == qcengine.get_procedure("qcmanybody").get_version()
-    assert procedure.compute("input", None) == "result of input by the warm pool"
+    assert procedure.compute("input", None) == "result of input on a warm pool"
     assert procedures["qcmanybody"].name == "QCManyBody"
 
 
