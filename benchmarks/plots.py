@@ -29,6 +29,7 @@ Points = Sequence[tuple[float, float]]
 WIDTH = 7.2  # inches
 OURS = ("qcmb_mpi", "ours", "automatic", "lpt")
 STRONG, WEAK, INK, RED = "#1f5fa8", "#b4bcc6", "#2b2f36", "#b8322a"
+WARM = ("warm pool", "mpiexec")
 COLOURS = (STRONG, "#d9822b", "#3a8f5c", "#7a5195")
 STYLE = {
     "font.size": 9.5,
@@ -273,6 +274,15 @@ def of_checkpoint(report: Report) -> list[Panel]:
     values = {f"pair {i}": ratio for i, ratio in enumerate(ratios, 1)}
     values |= {"median": statistics.median(ratios)}
     return [Bars("with the store / without", "wall time", values, {"limit": 1.03}, ".3f")]
+
+
+def of_optimization(report: Report) -> list[Panel]:
+    """Draw every step on a warm pool, over its lower bound."""
+    words = ("step", "wall time over lower bound")
+    return [
+        Curves(name, *words, {p: list(enumerate(pools[p]["ratios"], 2)) for p in WARM}, level=1.2)
+        for name, pools in report["measured"].items()
+    ]
 
 
 def of_native(report: Report) -> list[Panel]:

@@ -28,6 +28,7 @@ from qcmb_mpi.execution.executors.local import (
 from qcmb_mpi.execution.tasks import ParallelTask
 from qcmb_mpi.expansion.graph import parse_label
 from qcmb_mpi.machine import launcher
+from qcmb_mpi.report.progress import make_progress
 
 _CACHE_NAME = "qcmb_mpi.store.sqlite"
 
@@ -129,18 +130,26 @@ class ParallelManyBodyComputer:
         )
         return computer.compute()
 
-    def compute(self) -> Any:
-        """Run the expansion and return its ``ManyBodyResult``."""
+    def compute(self, *, progress: bool = False) -> Any:
+        """Run the expansion and return its ``ManyBodyResult``.
+
+        Parameters
+        ----------
+        progress : bool
+            Show how far it is: in a notebook and on a terminal in place, elsewhere by lines on
+            standard error.
+        """
         try:
-            return self._executor.share(self._on_master)
+            return self._executor.share(lambda: self._on_master(progress))
         finally:
             if self._is_owned:
                 self._executor.shutdown()
 
-    def _on_master(self) -> Any:
+    def _on_master(self, is_shown: bool) -> Any:
         loaded = schema.load_input(self.input_data)
         options = RunOptions(store=store_of(self._executor.config))
-        end = run_expansion(loaded, self._executor, options)
+        shown = make_progress(is_enabled=is_shown)
+        end = run_expansion(loaded, self._executor, options, progress=shown)
         end.raise_if_unfinished()
         return end.result
 

@@ -21,6 +21,7 @@ from qcmb_mpi.driver import RunEnd, RunOptions, run_expansion
 from qcmb_mpi.errors import InputError
 from qcmb_mpi.execution.executors.base import Executor
 from qcmb_mpi.inputs.documents import plain
+from qcmb_mpi.report.progress import Progress
 from qcmb_mpi.warm import warm_executor
 
 
@@ -39,6 +40,9 @@ class ManyBodyPotential:
         a script that is started again computes none of them twice.
     options : InputOptions, optional
         Completes an .xyz or .pdb file.
+    progress : Progress, optional
+        Shows how far each geometry is; one that can be started again, such as
+        :class:`~qcmb_mpi.report.notebook.NotebookProgress`.
 
     Attributes
     ----------
@@ -57,10 +61,12 @@ class ManyBodyPotential:
         executor: Executor | Pool | None = None,
         *,
         options: schema.InputOptions | None = None,
+        progress: Progress | None = None,
     ) -> None:
         loaded = _loaded(input_data, options)
         n_atoms = loaded.expansion.system.n_atoms
         self.end: RunEnd | None = None
+        self._progress = progress
         self._given = None if executor is None else warm_executor(executor)
         self._order = np.array(loaded.permutation or range(n_atoms))
         self._document = plain(loaded.model)
@@ -138,7 +144,7 @@ class ManyBodyPotential:
     ) -> tuple[float, Any]:
         loaded = schema.load_input(self._input_at(geometry_bohr, driver))
         options = RunOptions(store=store_of(executor.config))
-        self.end = run_expansion(loaded, executor, options)
+        self.end = run_expansion(loaded, executor, options, progress=self._progress)
         self.end.raise_if_unfinished()
         result = self.end.result
         return float(result.properties.return_energy), result.return_result

@@ -87,6 +87,11 @@ def make_progress(
     target = sys.stderr if stream is None else stream
     if is_quiet or is_enabled is False or target is None:
         return SilentProgress()
+    if stream is None and "IPython" in sys.modules:
+        from qcmb_mpi.report.notebook import NotebookProgress, is_notebook
+
+        if is_notebook():
+            return NotebookProgress(title=title)
     if _is_terminal(target):
         return LiveProgress(make_console(target), title=title)
     return PlainProgress(target, title=title)

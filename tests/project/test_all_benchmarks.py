@@ -62,6 +62,19 @@ def test_checkpoint_smoke_run_measures_a_pair(tmp_path: Path) -> None:
 
 @pytest.mark.qc
 @pytest.mark.launch
+def test_optimization_smoke_run_ends_where_qcmanybody_does(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    done = python("benchmarks/optimization.py", "--smoke", "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(output.read_text())["measured"]
+    for optimizer, pools in measured.items():
+        assert len({len(one["steps"]) for one in pools.values()}) == 1
+        for pool in pools:
+            assert f"| {optimizer} | {pool} | " in done.stdout
+
+
+@pytest.mark.qc
+@pytest.mark.launch
 def test_scaling_smoke_run_sees_the_cores_that_it_may_use(
     tmp_path: Path, load: Callable[[str], ModuleType]
 ) -> None:
