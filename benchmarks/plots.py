@@ -285,6 +285,14 @@ def of_optimization(report: Report) -> list[Panel]:
     ]
 
 
+def of_pages(report: Report) -> list[Panel]:
+    """Draw how soon a browser shows the report of so many tasks."""
+    from pages import loading_s
+
+    shown_s = {f"{each['n_tasks']:,} tasks": loading_s(each) for each in report["measured"]}
+    return [Bars("the report", "seconds until a browser shows it", shown_s, {"limit": 2.0})]
+
+
 def of_native(report: Report) -> list[Panel]:
     """Draw ratios of rates."""
     return [

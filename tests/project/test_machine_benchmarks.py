@@ -1,4 +1,4 @@
-"""The benchmarks of memory and of watching still run, and say what is wrong where they cannot."""
+"""Benchmarks of memory, watching and reports still run, and say what is wrong if they cannot."""
 
 from __future__ import annotations
 
@@ -57,3 +57,14 @@ def test_the_smoke_run_of_monitoring_prints_its_tables(tmp_path: Path) -> None:
     assert min(report["run"]["spent_s"].values()) > 0
     for name in (*report["run"]["shares"], *report["fixed_ms"]):
         assert f"| {name} |" in done.stdout
+
+
+def test_the_smoke_run_of_pages_opens_the_report_in_a_browser(tmp_path: Path) -> None:
+    output = tmp_path / "pages.json"
+    done = python("benchmarks/pages.py", "--smoke", "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    [measured] = json.loads(output.read_text())["measured"]
+    assert "| 41 | 0." in done.stdout
+    assert [each["n_plots"] for each in measured["seen"]] == [8]
+    assert all(each["n_bytes"] > 0 for each in measured["made"].values())
+    assert output.with_suffix(".svg").exists()
