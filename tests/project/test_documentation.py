@@ -17,9 +17,12 @@ from qcmb_mpi import options
 from qcmb_mpi.execution.host import HostShare, host_share
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report.summary import RunSummary
+from qcmb_mpi.report.tables import COLUMNS
 from qcmb_mpi.report.tallies import AgentInfo
 from qcmb_mpi.scheduling.messages import EVENT_RULES
 from qcmb_mpi.store.tables import TABLES
+from qcmb_mpi.scheduling.messages import TaskClass
+from tests.edge.report_cases import done
 from tests.toys import toy_expansion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,9 +72,12 @@ def test_the_page_of_the_run_summary_names_every_field() -> None:
     summary = RunSummary(TaskSpace(toy_expansion(3)), "any", start_s=0.0)
     summary.agent_joined(AgentInfo(0, "host", 1, 1, 1))
     summary.failed("label", "error", "message", attempts=1)
+    summary.predicted([TaskClass(0, range(3), 1.0)])
+    summary.observe([done(0)], 0, now=1.0)
     found = summary.finish("failed", 1.0)
     rows = ("agents", "levels", "failed")
     fields = {*found, *found["prediction"], *(field for row in rows for field in found[row][0])}
+    fields |= set(found["prediction"]["classes"][0])
     for name in ("driver", "watcher"):
         source = (ROOT / "qcmb_mpi" / f"{name}.py").read_text(encoding="utf-8")
         fields |= set(re.findall(r"_?summary\.note\((\w+)=", source))
@@ -114,3 +120,8 @@ def test_the_page_of_the_store_names_every_column() -> None:
         columns = {row[1] for name in names for row in base.execute(f"PRAGMA table_info({name})")}
     assert {"checksum", "remedy", "n_threads"} < columns
     assert columns <= set(re.findall(r"`(\w+)`", page))
+
+
+def test_the_page_of_the_report_names_every_column() -> None:
+    page = (DOCS / "report.md").read_text(encoding="utf-8")
+    assert set(COLUMNS) <= set(re.findall(r"`(\w+)`", page))
