@@ -76,9 +76,12 @@ def render_report(
     str
         HTML.
     """
+    from markupsafe import Markup
+
     run = _DEFAULTS | dict(summary) if summary else None
     failed = [_NO_FAILURE | row for row in run.get("failed") or []] if run else []
     context = {
+        "policy": Markup(scene.policy()),  # noqa: S704
         "title": title or "Many-body expansion",
         "status": run["status"] if run and run.get("status") else None,
         "system": answer.system_line(result) if result else "",

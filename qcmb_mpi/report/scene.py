@@ -9,6 +9,8 @@ Rules of this file
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,7 +80,15 @@ def _mixed(colour: tuple[int, int, int], share: float) -> str:
 @cache
 def script() -> str:
     """Return what turns pictures; it asks nothing of the network."""
-    return resources.files(__package__).joinpath("scene.js").read_text(encoding="utf-8").strip()
+    text = resources.files(__package__).joinpath("scene.js").read_text(encoding="utf-8")
+    return f"\n{text.strip()}\n"
+
+
+@cache
+def policy() -> str:
+    """Return what a browser is told to allow the page: its styles and this script, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def scene_svg(parts: Parts, scale: Scale, radius_angstrom: Callable[[str], float]) -> str:

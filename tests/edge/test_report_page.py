@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qcmb_mpi.report.html import render_report, report_for, write_report
+from qcmb_mpi.report.html import report_for, write_report
 from tests.edge.report_cases import make_run
 from tools.browser import Browser
 
@@ -96,14 +96,25 @@ def test_the_cluster_turns_and_turns_back(browser: Browser, page: Path) -> None:
     assert browser.complaints == []
 
 
+BAD = """<script>window.hasRun = true; console.error("oh"); nothing.at.all;</script>
+<img src="http://example.org/x.png">"""
+
+
 def test_the_browser_does_complain(browser: Browser, tmp_path: Path) -> None:
-    html = render_report(None, None, title="bad")
-    bad = (
-        "<script>console.error('oh'); nothing.at.all;</script><img src='http://example.org/x.png'>"
-    )
-    (tmp_path / "bad.html").write_text(html.replace("</main>", f"</main>{bad}"))
+    (tmp_path / "bad.html").write_text(f"<!DOCTYPE html><title>bad</title>{BAD}")
     browser.open(tmp_path / "bad.html")
     told = " ".join(browser.complaints)
     assert "oh" in told
     assert "nothing is not defined" in told
     assert len(browser.requests) == 2
+
+
+def test_a_page_lets_no_other_script_run_and_nothing_be_fetched(
+    browser: Browser, page: Path, tmp_path: Path
+) -> None:
+    html = page.read_text().replace("</main>", f"</main>{BAD}")
+    (tmp_path / "bad.html").write_text(html)
+    browser.open(tmp_path / "bad.html")
+    assert browser.evaluate("window.hasRun") is None
+    assert "Content Security Policy" in " ".join(browser.complaints)
+    assert browser.evaluate("document.querySelector('img').naturalWidth") == 0
