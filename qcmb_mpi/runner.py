@@ -337,7 +337,7 @@ def _progress(args: argparse.Namespace, loaded: LoadedInput) -> Progress:
 
 def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) -> None:
     from qcmb_mpi import schema
-    from qcmb_mpi.report.closing import format_execution_summary
+    from qcmb_mpi.report.closing import format_execution_summary, shortened_table
     from qcmb_mpi.report.files import write_summary
 
     files.set_result_aside()  # another run may have written one meanwhile
@@ -352,7 +352,8 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
         _write_pictures(files, end)
     if not args.quiet:
         if end.table:
-            terminal.say(end.table, output)
+            table = shortened_table(end.table) if output.isatty() else end.table
+            terminal.say(table, output)
         terminal.say(format_execution_summary(end.summary), sys.stderr)
 
 

@@ -42,11 +42,35 @@ _RECURRING = frozenset(
 _SIGNS_OF_CHANCE = ("timeout", "timed out", "memory", "signal", "crash", "died", "not found")
 # In a word that is a number, a time, a path or a name with a number.
 _VARYING = re.compile(r"[\d/\\]|^[-+]?(?:nan|inf)\b", re.IGNORECASE)
+_EMPTY_ROW = re.compile(r"^\s*(?:FULL)?\s+\d+(?:\s+N/A)+\s*$")
 _TELLING = frozenset({"code", "signal", "status", "errno"})  # the number after it is no measure
 STOPPED_ON_FAILURE = "a task failed for good"  # in the scheduler's words
 _COMES_AGAIN = (
     "the error came from the program and will come again: check basis, geometry and keywords"
 )
+
+
+def shortened_table(table: str) -> str:
+    """Put rows of the n-body table that say nothing together, for a screen.
+
+    Parameters
+    ----------
+    table : str
+        As QCManyBody prints it, with a row for every order there could be.
+
+    Returns
+    -------
+    str
+        Orders that were not expanded, if they are more than three, in one row.
+    """
+    lines: list[str] = []
+    for is_empty, rows in groupby(table.split("\n"), lambda line: bool(_EMPTY_ROW.match(line))):
+        many = list(rows)
+        if is_empty and len(many) > 3:
+            first, last = (row.split("N/A")[0].split()[-1] for row in (many[0], many[-1]))
+            many = [f"{first}-{last}".rjust(19) + "        N/A"]
+        lines += many
+    return "\n".join(lines)
 
 
 def compute_execution_stats(results: Iterable[Any] | Mapping[Any, Any]) -> dict[str, Any]:

@@ -7,13 +7,22 @@ from typing import Any
 import pytest
 
 from qcmb_mpi.errors import Interrupted
-from qcmb_mpi.report.closing import format_execution_summary, group_failures
+from qcmb_mpi.expansion.assembly import assemble
+from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.report.closing import (
+    format_execution_summary,
+    group_failures,
+    shortened_table,
+)
 from qcmb_mpi.report.deadline import clock, needed_walltime, no_progress
 from qcmb_mpi.report.html import render_report
 from qcmb_mpi.report.tallies import NO_LAYOUT
 from qcmb_mpi.runs import RunEnd
+from qcmb_mpi.schema.result import n_body_tables
 from tests.edge.report_cases import done
 from tests.edge.test_summary import make_summary
+from tests.expansion_cases import cluster_energies
+from tests.toys import toy_expansion
 
 SCF = "SCF not converged after {n} cycles (dE = {e}) in /scratch/{d}/tmp{d}"
 
@@ -160,3 +169,26 @@ def test_a_label_of_many_fragments_is_shortened() -> None:
     run.failed(label, "crashed", "gone", attempts=3)
     text = format_execution_summary(run.finish("failed", 103.0))
     assert '["mp2", [1, 2, 3, ..., 64: 64 fragments], [1, 2]]' in text
+
+
+def table_of(n_fragments: int) -> str:
+    """Print the n-body table of three orders."""
+    space = TaskSpace(toy_expansion(n_fragments))
+    numbers = assemble(space, cluster_energies(space, lambda real: -1.0 * len(real) ** 2))
+    return n_body_tables(space.expansion, numbers)
+
+
+def test_on_a_screen_orders_without_a_number_are_one_row() -> None:
+    table = table_of(9)
+    assert table.count("N/A") > 20
+    short = shortened_table(table).split("\n")
+    assert f"{'4-9':>19}        N/A" in [line.rstrip() for line in short]
+    assert sum("N/A" in line for line in short) == 1
+    told = [line for line in table.split("\n") if "N/A" not in line]
+    assert [line for line in short if "N/A" not in line] == told
+
+
+def test_a_table_of_few_orders_stays_as_it_is() -> None:
+    table = table_of(5)
+    assert "N/A" in table
+    assert shortened_table(table) == table
