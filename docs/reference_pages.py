@@ -44,7 +44,9 @@ def _command(name: str, parser: argparse.ArgumentParser, shared: dict[tuple[str,
     """Write one command; options that an earlier command has are only named."""
     words = [_named(a) for a in parser._actions if not a.option_strings]
     lines = [f"## `{name}`", "", str(parser.description), ""]
-    lines += ["```text", " ".join(["qcmb-mpi", name, *words, "[options]"]), "```", ""]
+    has_options = any(a.option_strings and a.dest != "help" for a in parser._actions)
+    usage = ["qcmb-mpi", name, *words, *(["[options]"] if has_options else [])]
+    lines += ["```text", " ".join(usage), "```", ""]
     earlier: dict[str, list[str]] = {}
     for group in parser._action_groups:
         own = []
