@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +31,8 @@ DEFAULT_HEARTBEAT_S = 30.0
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ours."""
+
+    commands: Mapping[str, Parser]
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -69,6 +73,7 @@ def make_parser() -> Parser:
     _add_doctor(commands)
     _add_jobscript(commands)
     _add_simulate(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -83,7 +88,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         _refuse_mistyped(arguments[0])
         arguments = ["run", *arguments]
-    return make_parser().parse_args(arguments)
+    found, unknown = make_parser().parse_known_args(arguments)
+    if unknown:
+        _refuse_unknown(found.command, unknown[0])
+    return found
+
+
+def _refuse_unknown(command: str, word: str) -> NoReturn:
+    """Raise because of a word that is nothing to this command."""
+    texts = make_parser().commands[command].format_help()
+    names = sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", texts)))
+    near = difflib.get_close_matches("--" + word.lstrip("-"), names, n=1, cutoff=0.6)
+    text = f"no option {word!r}" if word.startswith("-") else f"{word!r} has no place"
+    if near and word.startswith("-"):
+        text += f", did you mean {near[0]}?"
+    elif not word.startswith("-") and "--bsse" in names:
+        text += " (several values of an option are joined by commas: --bsse cp,nocp)"
+    raise InputError("command line", f"{text} (see qcmb-mpi {command} --help)")
 
 
 def _refuse_mistyped(word: str) -> None:

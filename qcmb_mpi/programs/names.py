@@ -51,6 +51,10 @@ def nearest(
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return ``"; did you mean a, b?"``, or nothing if no known name is near."""
+    known = tuple(known)
+    method, slash, basis = name.partition("/")
+    if slash and method.lower() in known:
+        return f"; did you mean method {method} and basis {basis}?"
     names = nearest(name, known, cutoff=cutoff)
     return f"; did you mean {', '.join(names)}?" if names else ""
 

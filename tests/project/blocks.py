@@ -143,7 +143,10 @@ class Runner:
     def _run_commands(self, block: Block) -> None:
         wanted = int(block.value) if block.mark == "exit" else 0
         done = _bash(["-euo", "pipefail", "-c", block.code], self.folder)
-        assert done.returncode == wanted, f"{block}\n{done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == wanted, (
+            f"{block}\nended with {done.returncode}; what cannot run here is marked, see {__file__}\n"
+            f"{done.stdout}{done.stderr}"
+        )
         self.said = done.stdout
 
     def _run_python(self, block: Block) -> None:

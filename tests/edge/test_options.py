@@ -1,0 +1,31 @@
+"""A slip on the command line is answered by what was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from qcmb_mpi.errors import InputError
+from qcmb_mpi.options import parse
+from qcmb_mpi.programs.names import did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("run x.xyz --methd hf", "no option '--methd', did you mean --method? (see qcmb-mpi run"),
+        ("x.xyz -method hf", "no option '-method', did you mean --method?"),
+        ("plan x.xyz --max-nbdy=3", "no option '--max-nbdy=3', did you mean --max-nbody?"),
+        ("run x.xyz --bsse cp nocp", "'nocp' has no place (several values of an option are joined"),
+        ("status a b", "'b' has no place (see qcmb-mpi status --help)"),
+        ("doctor --nonsense", "no option '--nonsense' (see qcmb-mpi doctor --help)"),
+    ],
+)
+def test_a_slip_is_answered(line: str, answer: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse(line.split())
+    assert answer in str(raised.value)
+
+
+def test_a_basis_behind_the_method_is_answered() -> None:
+    answer = did_you_mean("mp2/cc-pvdz", ("hf", "mp2"))
+    assert answer == "; did you mean method mp2 and basis cc-pvdz?"
