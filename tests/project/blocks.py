@@ -144,7 +144,7 @@ class Runner:
         wanted = int(block.value) if block.mark == "exit" else 0
         done = _bash(["-euo", "pipefail", "-c", block.code], self.folder)
         assert done.returncode == wanted, (
-            f"{block}\nended with {done.returncode}; what cannot run here is marked, see {__file__}\n"
+            f"{block}\nended with {done.returncode} (what cannot run is marked: see {__file__})\n"
             f"{done.stdout}{done.stderr}"
         )
         self.said = done.stdout
