@@ -48,6 +48,7 @@ def test_files_of_a_page_are_used_by_it(name: str) -> None:
         ("bash", "not run", "there is no such cluster here", "if true"),
         ("bash", "not run", "there is no such cluster here", "qcmb-mpi run x.yaml --walltme 1:00"),
         ("bash", "not run", "there is no such cluster here", "python tools/mpiexec.py --rank 2"),
+        ("bash", "as in", "README.md", "qcmb-mpi what-is-not-there"),
         ("python", "", "", "import qcmb_mpi\nqcmb_mpi.run"),
         ("python", "not run", "there is no such cluster here", "a b"),
         ("yaml", "", "", "specification: {driver: enrgy}"),
