@@ -8,6 +8,7 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
+import enum
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,7 @@ def write_all() -> None:
     folder.mkdir(exist_ok=True)
     for name, text in (
         ("commands.md", commands()),
+        ("api.md", api()),
         ("events.md", messages()),
         ("store.sql", tables()),
         ("links.md", links()),
@@ -88,6 +90,44 @@ def _code(text: str) -> str:
 
 def _text(action: argparse.Action) -> str:
     return str(action.help or "").replace("%%", "%").replace("|", "\\|")
+
+
+HEADINGS = {
+    "computer": "Expansions",
+    "expansion": "Expansions",
+    "execution": "Executors, settings and tasks",
+    "programs": "Threads",
+    "machine": "Threads",
+    "scheduling": "Costs",
+    "report": "Reports",
+    "errors": "Errors",
+}
+
+
+def api() -> str:
+    """Return what autodoc is to write: every public name, by what it is for."""
+    import qcmb_mpi
+
+    sections: dict[str, list[str]] = {name: [] for name in HEADINGS.values()}
+    for home, names in qcmb_mpi._HOMES.items():
+        room = home.partition(".")[0]
+        heading = HEADINGS.get(room, room.replace("_", " ").capitalize())
+        sections.setdefault(heading, []).extend(names)
+    lines = []
+    for heading, names in sections.items():
+        lines += [f"## {heading}", "", "```{eval-rst}", ".. currentmodule:: qcmb_mpi"]
+        lines += [_directive(name, getattr(qcmb_mpi, name)) for name in names]
+        lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def _directive(name: str, thing: Any) -> str:
+    if not isinstance(thing, type):
+        return f".. autofunction:: {name}"
+    if issubclass(thing, BaseException):
+        return f".. autoexception:: {name}"
+    options = ["members", *(["undoc-members"] if issubclass(thing, enum.Enum) else [])]
+    return "\n".join([f".. autoclass:: {name}", *(f"   :{each}:" for each in options)])
 
 
 def messages() -> str:

@@ -35,6 +35,7 @@ from markdown_it import MarkdownIt
 
 from qcmb_mpi import schema
 from qcmb_mpi.options import parse
+from tests.launch.jobs import unmeasured
 from tools.mpiexec import command_line, environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,7 +173,7 @@ class Runner:
 
 def _bash(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run bash with our Python and launcher first on PATH; nothing of it outlives its time."""
-    variables = environment() | {
+    variables = unmeasured(environment()) | {
         "PATH": f"{folder / '.bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(folder / ".bin"),
