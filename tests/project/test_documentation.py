@@ -19,9 +19,8 @@ from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report.summary import RunSummary
 from qcmb_mpi.report.tables import COLUMNS
 from qcmb_mpi.report.tallies import AgentInfo
-from qcmb_mpi.scheduling.messages import EVENT_RULES
+from qcmb_mpi.scheduling.messages import EVENT_RULES, TaskClass
 from qcmb_mpi.store.tables import TABLES
-from qcmb_mpi.scheduling.messages import TaskClass
 from tests.edge.report_cases import done
 from tests.toys import toy_expansion
 
