@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from qcmb_mpi.computer import (
+        ManyBodyComputer,
         ParallelManyBodyComputer,
         ParallelMode,
         iterate_molecules_by_level,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "computer": (
+        "ManyBodyComputer",
         "ParallelManyBodyComputer",
         "ParallelMode",
         "iterate_molecules_by_level",
@@ -100,6 +102,7 @@ __all__ = [
     "Interrupted",
     "LoadBalancer",
     "MPIExecutor",
+    "ManyBodyComputer",
     "ManyBodyPotential",
     "MethodAwareConfig",
     "MethodSettings",

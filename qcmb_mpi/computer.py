@@ -18,7 +18,7 @@ from typing import Any
 from qcmb_mpi import schema
 from qcmb_mpi.driver import RunOptions, run_expansion
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig, innermost
 from qcmb_mpi.execution.executors.local import (
     FuturesExecutor,
     MultiprocessingExecutor,
@@ -56,7 +56,8 @@ class ParallelManyBodyComputer:
     parallel_config : mapping, optional
         Further fields of :class:`ExecutorConfig`.
     executor : Executor or concurrent.futures.Executor, optional
-        A pool of one's own, which stays warm; instead of the three above.
+        A pool of one's own, which stays warm; instead of the three above. Where none of the four
+        is given, that of the innermost open ``with`` block, if there is one.
 
     Raises
     ------
@@ -74,6 +75,9 @@ class ParallelManyBodyComputer:
         executor: Executor | Pool | None = None,
     ) -> None:
         self.input_data = input_data
+        is_open_to_any = not parallel_mode and max_workers is None and not parallel_config
+        if executor is None and is_open_to_any:
+            executor = innermost()
         if executor is None:
             config = _config(max_workers, parallel_config or {})
             self._executor = _make_executor(_mode(parallel_mode), config)
@@ -90,6 +94,7 @@ class ParallelManyBodyComputer:
         parallel: bool = True,
         n_workers: int | None = None,
         executor: Executor | Pool | None = None,
+        build_tasks: bool = True,
         **config: Any,
     ) -> Any:
         """Run an expansion and return its result, as QCManyBody's method of this name does.
@@ -103,6 +108,8 @@ class ParallelManyBodyComputer:
         n_workers : int, optional
             Slots of this node (of each rank under MPI).
         executor : Executor or concurrent.futures.Executor, optional
+        build_tasks : bool
+            As QCManyBody's: False runs nothing and returns stock's own computer.
         **config
             Further fields of :class:`ExecutorConfig`.
 
@@ -120,6 +127,8 @@ class ParallelManyBodyComputer:
         Interrupted
             A signal stopped the run.
         """
+        if not build_tasks:
+            return schema.stock_computer(input_model)
         mode = None if parallel else ParallelMode.SERIAL
         computer = cls(
             input_model,
@@ -152,6 +161,9 @@ class ParallelManyBodyComputer:
         end = run_expansion(loaded, self._executor, options, progress=shown)
         end.raise_if_unfinished()
         return end.result
+
+
+ManyBodyComputer = ParallelManyBodyComputer  # so that a script of QCManyBody changes one import
 
 
 def executor_of(given: Executor | Pool | None) -> Executor:

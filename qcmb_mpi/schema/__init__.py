@@ -20,6 +20,7 @@ from qcmb_mpi.schema.reading import (
     load_geometry,
     load_input,
     read_input,
+    stock_computer,
 )
 from qcmb_mpi.schema.result import build_result, n_body_table, write_result
 from qcmb_mpi.schema.verification import verify
@@ -39,6 +40,7 @@ __all__ = [
     "n_body_table",
     "partial_table",
     "read_input",
+    "stock_computer",
     "strip_volatile",
     "system_from_molecule",
     "verify",

@@ -191,6 +191,22 @@ def _version_2(original: Any) -> Any:
     return original.copy(update={"extras": {}}).convert_v(2)
 
 
+def stock_computer(data: Any) -> Any:
+    """Return stock QCManyBody's computer of an input, with its ``qcmb_core``, nothing being run.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_input` does.
+    """
+    loaded = load_input(data)
+    if loaded.schema_version == 2:
+        return ManyBodyComputer.from_manybodyinput(loaded.model, build_tasks=False)
+    from qcmanybody.computer import ManyBodyComputer as ComputerV1
+
+    return ComputerV1.from_manybodyinput(loaded.original, build_tasks=False)
+
+
 def stock_core(model: Any) -> Any:
     """Stock's own reading of the keywords; its refusals with the path of the keyword."""
     try:

@@ -80,6 +80,31 @@ def test_parallel_is_what_qcmanybody_gives(driver: str, n_workers: int | None) -
     assert_equal(result, stock(inp))
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_script_of_qcmanybody_changes_one_import(version: int) -> None:
+    document = many_body_input(3)
+    if version == 1:
+        document |= {"schema_name": "qcschema_manybodyinput", "schema_version": 1}
+    script = f"""
+from qcmanybody.models.v{version} import ManyBodyInput
+inp = ManyBodyInput(**document)
+result = ManyBodyComputer.from_manybodyinput(inp)
+tasks = ManyBodyComputer.from_manybodyinput(inp, build_tasks=False).qcmb_core.compute_map
+"""
+    assert FlakyHarness().found()
+    package = "qcmanybody.v2" if version == 2 else "qcmanybody"
+    theirs: dict[str, Any] = {"document": document}
+    ours = dict(theirs)
+    exec(f"from {package} import ManyBodyComputer\n{script}", theirs)
+    with MultiprocessingExecutor(ExecutorConfig(n_workers=2, imports=IMPORTS)) as pool:
+        exec(f"from qcmb_mpi import ManyBodyComputer\n{script}", ours)
+        assert pool.learnt  # it was used
+    assert type(ours["result"]) is type(theirs["result"])
+    assert ours["tasks"] == theirs["tasks"]
+    numbers = [each["result"].return_result for each in (ours, theirs)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-10)
+
+
 def test_a_model_is_as_good_as_plain_data() -> None:
     inp = many_body_input()
     result = compute(ManyBodyInput(**inp), parallel=False, imports=IMPORTS)
@@ -226,7 +251,8 @@ def _slot_pids() -> set[int]:
 
 
 @pytest.mark.usefixtures("own_pool")
-def test_qcengine_runs_it_as_a_procedure() -> None:
+def test_qcengine_runs_it_as_a_procedure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCENGINE_NCORES", "1")  # of stock's tasks
     inp = ManyBodyInput(**many_body_input(3, program="pyscf"))
     result = qcengine.compute(inp, "qcmb_mpi", raise_error=True)
     slots = _slot_pids()
