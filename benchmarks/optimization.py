@@ -131,7 +131,7 @@ def by_ase(potential: ManyBodyPotential, folder: str, is_loose: bool) -> Any:
     del folder
     atoms = Atoms(list(potential.symbols), potential.geometry_bohr * units.Bohr)
     atoms.calc = ManyBodyCalculator(potential)
-    BFGS(atoms, logfile=None).run(fmax=0.01, steps=2 if is_loose else 400)
+    BFGS(atoms, logfile=None).run(fmax=0.02, steps=2 if is_loose else 400)
     return atoms.get_positions()
 
 

@@ -23,7 +23,7 @@ WATERS = Path(__file__).resolve().parents[1] / "geometries" / "water-2.xyz"
 
 def optimise() -> tuple[int, float]:
     """Return the number of steps and the last energy in hartree."""
-    options = InputOptions(method="hf", basis="6-31g", bsse="cp", max_nbody=2)
+    options = InputOptions(method="hf", basis="sto-3g", bsse="cp", max_nbody=2)
     engine = ManyBodyEngine(ManyBodyPotential(WATERS, options=options))
     with tempfile.TemporaryDirectory() as folder:
         path = geometric.optimize.run_optimizer(
