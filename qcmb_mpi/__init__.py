@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         ThreadAllocation,
     )
     from qcmb_mpi.report.closing import compute_execution_stats, format_execution_summary
-    from qcmb_mpi.report.tables import tasks_frame
+    from qcmb_mpi.report.tables import contributions_frame, tasks_frame
     from qcmb_mpi.scheduling.balancer import DynamicLoadBalancer, LoadBalancer
     from qcmb_mpi.scheduling.cost import CostModel
 
@@ -84,7 +84,7 @@ _HOMES = {
         "ThreadAllocation",
     ),
     "report.closing": ("compute_execution_stats", "format_execution_summary"),
-    "report.tables": ("tasks_frame",),
+    "report.tables": ("contributions_frame", "tasks_frame"),
     "scheduling.balancer": ("DynamicLoadBalancer", "LoadBalancer"),
     "scheduling.cost": ("CostModel",),
 }
@@ -123,6 +123,7 @@ __all__ = [
     "ThreadExecutor",
     "ThreadUsageStats",
     "compute_execution_stats",
+    "contributions_frame",
     "format_execution_summary",
     "iterate_molecules_by_level",
     "prepare_parallel_tasks",

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.report.answer import KCAL_PER_HARTREE
 from qcmb_mpi.report.files import part_of
+from qcmb_mpi.report.parts import parts_of
 from qcmb_mpi.report.sources import open_run
 from qcmb_mpi.store.listing import TaskPage, task_pages
 
@@ -102,6 +104,47 @@ def tasks_frame(run: Path | str, *, max_tasks: int | None = MAX_FRAME_TASKS) -> 
     kinds = {name: kind for name, kind in COLUMNS.items() if kind != "string"}
     kinds |= {"peak_bytes": "Int64", "message": "string"} | dict.fromkeys(_RECURRING, "category")
     return whole.astype(kinds)
+
+
+def contributions_frame(run: Path | str, nbody: int = 2) -> pd.DataFrame:
+    """Read what every pair (or trimer, ...) of fragments adds to the interaction energy.
+
+    Parameters
+    ----------
+    run : path-like
+        RESULT, STORE or summary; the others are found beside it.
+    nbody : int, optional
+        Fragments in a cluster, 2 for pairs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cluster: ``fragments`` counted from 1, joined by blanks; ``distance_angstrom``
+        between the two centres of mass that are farthest apart; a column of E_h for each treatment
+        (``cp_hartree``), NaN where an energy is missing.
+
+    Raises
+    ------
+    InputError
+        If there is no such run or no pandas, or the run did not expand that order, or it has too
+        many clusters of it.
+    StoreError
+        If the store cannot be read.
+    """
+    pandas = _extra("pandas", "contributions_frame")
+    with open_run(run) as (store, space):
+        parts = parts_of(space, store.values(0))
+    order = next((each for each in parts.orders if each.nbody == nbody), None) if parts else None
+    if order is None:
+        orders = ", ".join(str(each.nbody) for each in parts.orders) if parts else "none"
+        raise InputError("nbody", "has no contributions here", value=nbody, accepted=orders)
+    values = {
+        f"{name}_hartree": kcal / KCAL_PER_HARTREE for name, kcal in order.values_kcal.items()
+    }
+    fragments = _words(order.members(np.arange(len(order.main))))
+    return pandas.DataFrame(
+        {"fragments": fragments, "distance_angstrom": order.distances_angstrom, **values}
+    )
 
 
 def write_csv(run: Path | str, path: Path | str) -> int:

@@ -18,9 +18,15 @@ from qcmb_mpi.cli import main
 from qcmb_mpi.errors import InputError, StoreError
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.report import sources, tables
-from qcmb_mpi.report.tables import COLUMNS, tasks_frame, write_csv, write_parquet
+from qcmb_mpi.report.tables import (
+    COLUMNS,
+    contributions_frame,
+    tasks_frame,
+    write_csv,
+    write_parquet,
+)
 from qcmb_mpi.store import Store, values
-from tests.edge.report_cases import done, helium, lost
+from tests.edge.report_cases import done, helium, lost, make_run
 from tests.edge.store_cases import execute
 
 N_FRAGMENTS = 4
@@ -122,6 +128,22 @@ def test_ghosts_are_in_the_basis(tmp_path: Path) -> None:
         for mc, real, basis in zip(frame.model_chemistry, frame.real, frame.basis, strict=True)
     ]
     assert labels == space.labels(range(space.n_tasks))
+
+
+def test_contributions_are_those_that_the_result_adds_up(tmp_path: Path) -> None:
+    result = make_run(tmp_path, 6)
+    properties = json.loads(result.read_text())["properties"]
+    for nbody, n_rows in ((2, 15), (3, 20)):
+        frame = contributions_frame(result, nbody)
+        assert list(frame) == ["fragments", "distance_angstrom", "nocp_hartree"]
+        assert len(frame) == n_rows
+        total = properties[f"nocp_corrected_{nbody}_body_contribution_to_energy"]
+        assert frame.nocp_hartree.sum() == pytest.approx(total, abs=1e-11)
+    assert frame.fragments[0] == "1 2 3"
+    assert (frame.distance_angstrom > 1).all()
+    with pytest.raises(InputError, match=r"nbody: has no contributions.*got 4.*accepted: 2, 3"):
+        contributions_frame(result, 4)
+    assert qcmb_mpi.contributions_frame is contributions_frame
 
 
 def test_a_damaged_energy_is_not_exported(store: Path, tmp_path: Path) -> None:
