@@ -34,7 +34,8 @@ MAX_LINES = 60
 _LINE_SHARE = 0.2  # of the largest: weaker pairs have no line
 _BOND = 1.25  # times the sum of radii
 _GREY, _BLUE, _RED = (199, 205, 211), (31, 95, 176), (198, 48, 58)
-_DECADES = 7.0
+_DECADES = 7
+_FEW_DOTS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,27 +224,29 @@ def distance_svg(orders: tuple[Order, ...]) -> str:
     largest = max(float(np.nanmax(each)) for each in sizes)
     if largest <= NOISE_KCAL or sum(order.n_known for order in orders) < 2:
         return ""
-    high = math.ceil(math.log10(largest))
-    low = high - _DECADES
+    smallest = min(float(each[each > NOISE_KCAL].min(initial=largest)) for each in sizes)
+    high = math.ceil(math.log10(largest) + 0.02)
+    low = max(math.floor(math.log10(smallest)), high - _DECADES)
+    near = min(float(order.distances_angstrom.min()) for order in orders) * 0.95
     far = max(float(order.distances_angstrom.max()) for order in orders) * 1.02
     top, bottom = 10.0, 270.0
-    x_scale, y_scale = (WIDTH - LEFT - RIGHT) / far, (bottom - top) / _DECADES
+    x_scale, y_scale = (WIDTH - LEFT - RIGHT) / (far - near), (bottom - top) / (high - low)
     parts = []
-    for moment in svg.ticks(0.0, far, 10):
-        x = LEFT + moment * x_scale
-        parts += [svg.line(x, top, x, bottom, "grid"), svg.text(x, bottom + 14, f"{moment:g}")]
-    for power in range(int(low), high + 1):
+    for moment in svg.ticks(near, far, 10):
+        x = LEFT + (moment - near) * x_scale
+        parts += [svg.line(x, top, x, bottom, "grid"), svg.text(x, bottom + 18, f"{moment:g}")]
+    for power in range(low, high + 1):
         y = bottom - (power - low) * y_scale
         parts.append(svg.line(LEFT, y, WIDTH - RIGHT, y, "grid"))
         parts.append(svg.text(LEFT - 8, y + 4, _power(power), anchor="end"))
     for order, size in zip(reversed(orders), reversed(sizes), strict=True):
         is_drawn = np.isfinite(size) & (size > NOISE_KCAL)
         exponents = np.maximum(np.log10(size[is_drawn]), low)
-        across = LEFT + order.distances_angstrom[is_drawn] * x_scale
+        across = LEFT + (order.distances_angstrom[is_drawn] - near) * x_scale
         parts.append(_dots(across, bottom - (exponents - low) * y_scale, f"d{min(order.nbody, 5)}"))
-    parts.append(svg.text((LEFT + WIDTH - RIGHT) / 2, bottom + 32, "distance in Å"))
+    parts.append(svg.text((LEFT + WIDTH - RIGHT) / 2, bottom + 36, "distance in Å"))
     parts.append(svg.text(16, (top + bottom) / 2, "kcal/mol, either sign", "turned"))
-    return svg.drawing(bottom + 38, "Contributions over distance", parts)
+    return svg.drawing(bottom + 42, "Contributions over distance", parts)
 
 
 def _power(power: int) -> str:
@@ -254,4 +257,5 @@ def _dots(x: Floats, y: Floats, css: str) -> str:
     """Draw dots as one path; those that would hide each other are one."""
     spots = np.unique(np.rint(np.stack([x, y], axis=1)).astype(np.int64), axis=0)
     path = "".join(f"M{column} {row}h0" for column, row in spots.tolist())
-    return f'<path class="dots {css}" d="{path}"/>'
+    size = " few" if len(spots) < _FEW_DOTS else ""
+    return f'<path class="dots {css}{size}" d="{path}"/>'
