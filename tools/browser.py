@@ -87,6 +87,7 @@ class Browser:
                 *(program, *_OPTIONS, f"--user-data-dir={self._folder.name}", "about:blank"),
             ],
             pass_fds=(to_browser, from_browser),
+            env=os.environ | {"TMPDIR": self._folder.name},  # it leaves things there when killed
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
