@@ -26,6 +26,7 @@ from qcmb_mpi.inputs.documents import plain, read_document
 from qcmb_mpi.inputs.fields import MANY_BODY_INPUT
 from qcmb_mpi.inputs.geometry import InputOptions
 from qcmb_mpi.inputs.loading import LoadedInput
+from qcmb_mpi.programs.doubts import doubts
 
 _MODELS = {1: schema_v1, 2: schema_v2}
 _MISSING_RADIUS_ANGSTROM = 1.6
@@ -99,7 +100,11 @@ def load_input(data: Any) -> LoadedInput:
         schema_version=version,
         wants_records=model.specification.protocols.cluster_results.value == "all",
         original=original,
-        warnings=(*loading.warnings(document, note), *loading.no_tasks(expansion)),
+        warnings=(
+            *loading.warnings(document, note),
+            *loading.no_tasks(expansion),
+            *doubts(expansion),
+        ),
     )
 
 
