@@ -49,19 +49,22 @@ _FULL = (
 _INPUT_FAULTS = ("is not parametrized", "No parameters", "not parametrised")
 
 
-def _rotation(*angles: float) -> Array:
-    """Return a rotation by angles around x, y and z."""
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        one = np.eye(3)
-        one[[i, j], [i, j]] = np.cos(angle)
-        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
-        turn = one @ turn
-    return turn
+def _rotation(a: int, b: int, c: int, d: int) -> Array:
+    """Return the rotation of a quaternion; of whole numbers it is the same on every machine."""
+    rows = (
+        (a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)),
+        (2 * (b * c + a * d), a * a - b * b + c * c - d * d, 2 * (c * d - a * b)),
+        (2 * (b * d - a * c), 2 * (c * d + a * b), a * a - b * b - c * c + d * d),
+    )
+    return np.array(rows) / (a * a + b * b + c * c + d * d)
 
 
-_TURN = _rotation(1.0, 2.0, 3.0)  # along no axis, plane or diagonal
+_TURN = _rotation(131, 71, 47, 17)  # along no axis, and no plane that molecules have
+
+
+def turned(vectors: Array, rotation: Array) -> Array:
+    """Turn vectors; no library of matrix products, whose last bits depend on the processor."""
+    return np.asarray(sum(vectors[:, [each]] * rotation[:, each] for each in range(3)))
 
 
 class XtbExecutableHarness(ProgramHarness):  # type: ignore[misc]
@@ -177,7 +180,7 @@ def _environment(executable: str) -> dict[str, str]:
 
 def coordinates(atoms: Atoms) -> str:
     """Return the molecule, turned, in Turbomole's format, bohr, with all digits."""
-    rows = zip((atoms.positions_bohr @ _TURN.T).tolist(), atoms.symbols, strict=True)
+    rows = zip(turned(atoms.positions_bohr, _TURN).tolist(), atoms.symbols, strict=True)
     lines = [f"{x:.17g} {y:.17g} {z:.17g} {symbol.lower()}" for (x, y, z), symbol in rows]
     return "\n".join(["$coord", *lines, "$end\n"])
 
@@ -194,8 +197,8 @@ def gradient(text: str | None, atoms: Atoms) -> Array:
     rows = [line.split() for line in (text or "").splitlines()[2 + n_atoms :]][:n_atoms]
     if [len(row) for row in rows] != [3] * n_atoms:
         raise UnknownError("xtb has written no gradient that can be read")
-    turned = np.array([[float(each.replace("D", "E")) for each in row] for row in rows])
-    return np.asarray(turned @ _TURN)
+    found = np.array([[float(each.replace("D", "E")) for each in row] for row in rows])
+    return turned(found, _TURN.T)
 
 
 def is_full(stdout: str, atoms: Atoms) -> bool:

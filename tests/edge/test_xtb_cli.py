@@ -14,7 +14,7 @@ from qcengine.exceptions import ConvergenceError, InputError, RandomError, Unkno
 from qcmb_mpi.programs import xtb_cli
 from qcmb_mpi.programs.names import RequestError
 from qcmb_mpi.programs.native import Atoms
-from qcmb_mpi.programs.xtb_cli import coordinates, gradient
+from qcmb_mpi.programs.xtb_cli import coordinates, gradient, turned
 from qcmb_mpi.programs.xtb_words import arguments
 from tests.edge.harness_cases import AMIDOGEN, HELIUM, HYDROGEN, WATER, WATER_GHOST, atomic_input
 
@@ -117,8 +117,10 @@ def test_coordinates_are_turned_and_keep_all_digits() -> None:
     atoms = Atoms.of(asked(WATER).molecule)._replace(positions_bohr=positions)
     lines = coordinates(atoms).splitlines()
     read = np.array([[float(each) for each in line.split()[:3]] for line in lines[1:4]])
-    assert (read == positions @ xtb_cli._TURN.T).all()
-    assert np.abs(read @ xtb_cli._TURN - positions).max() < 1e-11
+    assert (read == turned(positions, xtb_cli._TURN)).all()
+    assert np.abs(read - positions @ xtb_cli._TURN.T).max() < 1e-11
+    assert np.abs(turned(read, xtb_cli._TURN.T) - positions).max() < 1e-11
+    assert np.linalg.det(xtb_cli._TURN) == pytest.approx(1.0)
     assert np.abs(np.diff(read, axis=0)).min() > 0.1
     assert [line.split()[3] for line in lines[1:4]] == ["o", "h", "h"]
 
