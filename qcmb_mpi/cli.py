@@ -77,16 +77,18 @@ def _plan_for(
     from qcmb_mpi import plan, schema
     from qcmb_mpi.machine.walltime import parse_walltime
 
-    return plan.make_plan(
-        schema.read_input(args.input, options=runner.input_options(args)),
-        runner.executor_config(args),
-        store_path=_store_of_run(args),
-        is_fresh=args.fresh,
-        ranks=ranks,
-        executor=args.executor,
-        walltime_s=None if args.walltime is None else parse_walltime(args.walltime),
-        words=words,
-    )
+    loaded = schema.read_input(args.input, options=runner.input_options(args))
+    with schema.naming_options(loaded):
+        return plan.make_plan(
+            loaded,
+            runner.executor_config(args),
+            store_path=_store_of_run(args),
+            is_fresh=args.fresh,
+            ranks=ranks,
+            executor=args.executor,
+            walltime_s=None if args.walltime is None else parse_walltime(args.walltime),
+            words=words,
+        )
 
 
 def _store_of_run(args: argparse.Namespace) -> Path | None:

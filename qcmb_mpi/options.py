@@ -9,12 +9,10 @@ Rules of this file
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qcmb_mpi import usage
 from qcmb_mpi.errors import InputError
 
 COMMANDS = (
@@ -32,14 +30,24 @@ DEFAULT_HEARTBEAT_S = 30.0
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ours."""
 
-    commands: Mapping[str, Parser]
-
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
         field, _, rest = message.partition(": ")
         if not rest:
             field, rest = "command line", message
         raise InputError(field.removeprefix("argument "), f"{rest} (see {self.prog} --help)")
+
+    def known_options(self, command: str) -> frozenset[str]:
+        """Return the long options of a command."""
+        parsers = next(each.choices for each in self._actions if each.dest == "command")
+        return frozenset(parsers[command]._option_string_actions)  # type: ignore[index]
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """One line for most options, and examples as they are typed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
 
 
 class _Version(argparse.Action):
@@ -73,7 +81,6 @@ def make_parser() -> Parser:
     _add_doctor(commands)
     _add_jobscript(commands)
     _add_simulate(commands)
-    parser.commands = commands.choices
     return parser
 
 
@@ -85,38 +92,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     InputError
         An option or value is not acceptable.
     """
-    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
-        _refuse_mistyped(arguments[0])
+    if not arguments:
+        raise InputError("command line", "a COMMAND is missing (see qcmb-mpi --help)")
+    if arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        usage.refuse_mistyped(arguments[0], (*COMMANDS, "--help", "--version"))
         arguments = ["run", *arguments]
-    found, unknown = make_parser().parse_known_args(arguments)
+    parser = make_parser()
+    if arguments[0] in COMMANDS:
+        known = parser.known_options(arguments[0])
+        usage.refuse_unknown_options(arguments[1:], known, f"qcmb-mpi {arguments[0]}")
+    found, unknown = parser.parse_known_args(arguments)
     if unknown:
-        _refuse_unknown(found.command, unknown[0])
+        command = found.command
+        usage.refuse_unplaced(unknown[0], parser.known_options(command), f"qcmb-mpi {command}")
     return found
 
 
-def _refuse_unknown(command: str, word: str) -> NoReturn:
-    """Raise because of a word that is nothing to this command."""
-    texts = make_parser().commands[command].format_help()
-    names = sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", texts)))
-    near = difflib.get_close_matches("--" + word.lstrip("-"), names, n=1, cutoff=0.6)
-    text = f"no option {word!r}" if word.startswith("-") else f"{word!r} has no place"
-    if near and word.startswith("-"):
-        text += f", did you mean {near[0]}?"
-    elif not word.startswith("-") and "--bsse" in names:
-        text += " (several values of an option are joined by commas: --bsse cp,nocp)"
-    raise InputError("command line", f"{text} (see qcmb-mpi {command} --help)")
-
-
-def _refuse_mistyped(word: str) -> None:
-    """Raise if `word` looks more like a command than like a file."""
-    near = difflib.get_close_matches(word.lower(), COMMANDS, n=1, cutoff=0.6)
-    if near and not Path(word).suffix and not Path(word).exists():
-        raise InputError("command line", f"no command {word!r}, did you mean {near[0]}?")
-
-
 def _command(commands: Any, name: str, text: str) -> Parser:
+    words, *examples = usage.USAGE[name]
     parser: Parser = commands.add_parser(
-        name, help=text, description=text, allow_abbrev=False, prog=f"qcmb-mpi {name}"
+        name,
+        help=text,
+        description=text,
+        usage=f"qcmb-mpi {name} {words}",
+        epilog="\n".join(["examples:", *(f"  qcmb-mpi {name} {each}" for each in examples)]),
+        allow_abbrev=False,
+        prog=f"qcmb-mpi {name}",
+        formatter_class=_Help,
     )
     return parser
 
@@ -142,21 +144,22 @@ def _add_input(
 
 def _add_geometry_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for .xyz and .pdb input")
-    for name, text in (
-        ("--program", "program by QCEngine's name (default pyscf)"),
-        ("--method", "method, as hf or mp2 (needed)"),
-        ("--basis", "basis set (default none)"),
-        ("--bsse", "nocp, cp, vmfc or several with commas (default cp)"),
-        ("--fragment", "auto (by bonds), or atoms as 1-3,4-6 (default: -- lines, else auto)"),
-        ("--charge", "total charge, or one for each fragment: 0,0,-1 (default 0)"),
-        ("--multiplicity", "total, or one for each fragment (default the lowest)"),
+    for name, metavar, text in (
+        ("--program", "NAME", "program by QCEngine's name (default pyscf)"),
+        ("--method", "NAME", "method, as hf or mp2 (needed)"),
+        ("--basis", "NAME", "basis set (default none)"),
+        ("--bsse", "LIST", "nocp, cp, vmfc or several with commas (default cp)"),
+        ("--fragment", "WHICH", "auto (by bonds), or atoms as 1-3,4-6 (default -- lines, or auto)"),
+        ("--charge", "LIST", "total, or one for each fragment: 0,0,-1 (default the file's, or 0)"),
+        ("--multiplicity", "LIST", "total, or one for each (default the file's, or the lowest)"),
     ):
-        group.add_argument(name, help=text)
+        group.add_argument(name, metavar=metavar, help=text)
     drivers = ("energy", "gradient", "hessian")
-    group.add_argument("--driver", choices=drivers, help="what to compute (default energy)")
+    text = "energy, gradient or hessian (default energy)"
+    group.add_argument("--driver", choices=drivers, metavar="WHAT", help=text)
     group.add_argument("--max-nbody", type=int, metavar="N", help="highest level (default all)")
-    units = "of the coordinates (default what the file says, else angstrom)"
-    group.add_argument("--units", choices=("angstrom", "bohr"), help=units)
+    units = "angstrom or bohr (default what the file says, or angstrom)"
+    group.add_argument("--units", choices=("angstrom", "bohr"), metavar="UNIT", help=units)
     total = "total instead of interaction energy (default interaction)"
     group.add_argument("--total", action="store_true", default=None, help=total)
     keyword = "keyword of the program; may be repeated"
@@ -171,9 +174,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pool_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    kinds = "where tasks run (default auto: mpi under mpiexec, else multiprocessing)"
-    add("--executor", choices=EXECUTORS, default="auto", help=kinds)
+    add = parser.add_argument_group("where tasks run, and how wide").add_argument
+    kinds = f"{', '.join(EXECUTORS)} (default auto: mpi under mpiexec, else multiprocessing)"
+    add("--executor", choices=EXECUTORS, default="auto", metavar="KIND", help=kinds)
     slots = "slots of this node, or of each rank (default by cores and memory)"
     add("--workers", type=_positive, metavar="N", help=slots)
     threads = "QC threads of one task (default auto: by cost and cores)"
@@ -191,24 +194,23 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("tasks, and what goes wrong").add_argument
     seconds = f"limit of one task, seconds (default {DEFAULT_TIMEOUT_S:.0f})"
     add("--timeout", type=_positive_seconds, default=DEFAULT_TIMEOUT_S, metavar="S", help=seconds)
     retries = "most repeats of a failed task (default 2)"
     add("--retries", type=_count, default=2, metavar="N", help=retries)
     failure = "continue with the other tasks (default), or stop"
-    add("--on-failure", choices=("continue", "stop"), default="continue", help=failure)
+    choices = ("continue", "stop")
+    add("--on-failure", choices=choices, default="continue", metavar="WHAT", help=failure)
     remedies = "repeat what does not converge with the program's own remedies (default off)"
     add("--remedies", action="store_true", help=remedies)
     order = "lpt: longest predicted task first (default); level: by n-body level"
-    add("--order", choices=("lpt", "level"), default="lpt", help=order)
-    kept = "tables of single tasks in RESULT (default auto: all if below 64 MiB, else none)"
-    add("--cluster-properties", choices=("all", "none", "auto"), default="auto", help=kept)
+    add("--order", choices=("lpt", "level"), default="lpt", metavar="ORDER", help=order)
 
 
 def _add_file_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    store = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("files")
+    add, store = group.add_argument, group.add_mutually_exclusive_group()
     path = "finished tasks, reused (default RESULT's stem.store.sqlite)"
     store.add_argument("--store", type=Path, metavar="PATH", help=path)
     store.add_argument("--no-store", action="store_true", help="keep no store (default off)")
@@ -220,10 +222,15 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
         ("--report", "HTML report (default none)"),
     ):
         add(name, type=Path, metavar="PATH", help=text)
-    progress = "show progress (default if standard error is a terminal)"
+    kept = "all, none or auto: single tasks in RESULT (default auto: all if below 64 MiB)"
+    choices = ("all", "none", "auto")
+    add("--cluster-properties", choices=choices, default="auto", metavar="WHICH", help=kept)
+    add = parser.add_argument_group("what is shown").add_argument
+    progress = "show progress (default on a terminal)"
     add("--progress", action=argparse.BooleanOptionalAction, default=None, help=progress)
     levels = ("debug", "info", "warning", "error")
-    add("--log-level", choices=levels, default="warning", help="least to log (default warning)")
+    least = f"{', '.join(levels)}: the least to log (default warning)"
+    add("--log-level", choices=levels, default="warning", metavar="LEVEL", help=least)
     add("--quiet", action="store_true", help="print neither table nor summary (default off)")
 
 
@@ -279,7 +286,8 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_jobscript(commands: Any) -> None:
     parser = _command(commands, "jobscript", "Print a ready batch script.")
-    parser.add_argument("scheduler", choices=SCHEDULERS, help="the batch system")
+    text = f"{', '.join(SCHEDULERS)}"
+    parser.add_argument("scheduler", choices=SCHEDULERS, metavar="SYSTEM", help=text)
     text = "as for run; for Slurm also a directory of inputs: an array of jobs"
     _add_input(parser, text)
     _add_output(parser)
@@ -287,7 +295,8 @@ def _add_jobscript(commands: Any) -> None:
     add("--nodes", type=_positive, default=1, metavar="K", help="nodes of the job (default 1)")
     add("--cores", type=_positive, metavar="N", help="cores of a node (default as here)")
     starter = "what starts the ranks (default mpiexec; srun: Slurm's own)"
-    add("--launcher", choices=("mpiexec", "srun"), default="mpiexec", help=starter)
+    choices = ("mpiexec", "srun")
+    add("--launcher", choices=choices, default="mpiexec", metavar="NAME", help=starter)
     add("--requeue", action="store_true", help="submit again until complete (default off)")
     add_run_options(parser)
 
@@ -295,7 +304,7 @@ def _add_jobscript(commands: Any) -> None:
 def _add_simulate(commands: Any) -> None:
     parser = _command(commands, "simulate", "Run the real scheduler under a fake clock.")
     add = parser.add_argument
-    add("input", metavar="INPUT", nargs="?")
+    add("input", metavar="INPUT", nargs="?", help="its tasks, or --tasks")
     add("--tasks", type=_positive, metavar="N", help="instead of INPUT")
     text = "of each task; A-B: log-normal between them (default 1)"
     add("--task-seconds", type=_range, default=(1.0, 1.0), metavar="S|A-B", help=text)

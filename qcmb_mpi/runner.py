@@ -182,15 +182,16 @@ def _run(args: argparse.Namespace, executor: Executor, output: TextIO, stop: Sto
         _LOG.warning("--timeout has no effect with --executor %s", executor.name)
     files = Files.of(args)
     files.check(args.input)
-    end = run_expansion(
-        loaded,
-        executor,
-        _run_options(args, files),
-        progress=_progress(args, loaded),
-        stop=stop,
-        start_s=start_s,
-        before_work=files.set_old_result_aside,
-    )
+    with schema.naming_options(loaded):
+        end = run_expansion(
+            loaded,
+            executor,
+            _run_options(args, files),
+            progress=_progress(args, loaded),
+            stop=stop,
+            start_s=start_s,
+            before_work=files.set_old_result_aside,
+        )
     try:
         _write(args, files, end, output)
     except (OSError, InputError) as error:

@@ -98,8 +98,9 @@ def parse_keyword(text: str) -> tuple[str, Any]:
 
 def option_error(error: InputError) -> InputError:
     """Name the option where an error names the field that the option set."""
+    field = error.field.replace(".(auto)", "")
     for place, option in _OPTION_OF_FIELD.items():
-        if error.field == place or error.field.startswith((f"{place}.", f"{place}[")):
+        if field == place or field.startswith((f"{place}.", f"{place}[")):
             return InputError(option, str(error).removeprefix(f"{error.field}: "))
     return error
 

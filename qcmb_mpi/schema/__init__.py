@@ -19,6 +19,7 @@ from qcmb_mpi.schema.reading import (
     fragments_of_label,
     load_geometry,
     load_input,
+    naming_options,
     read_input,
     stock_computer,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "load_geometry",
     "load_input",
     "n_body_table",
+    "naming_options",
     "partial_table",
     "read_input",
     "stock_computer",

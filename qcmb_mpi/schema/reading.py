@@ -9,7 +9,8 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +113,17 @@ def fragments_of_label(label: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the real and the basis fragments (from 1) of one of QCManyBody's labels."""
     _, real, basis = delabeler(label)
     return tuple(real), tuple(basis)
+
+
+@contextlib.contextmanager
+def naming_options(loaded: LoadedInput) -> Iterator[None]:
+    """Name the option where an error names a field, if the input was made of options."""
+    try:
+        yield
+    except InputError as error:
+        if loaded.permutation is None:
+            raise
+        raise geometry.option_error(error) from None
 
 
 def load_geometry(found: Geometry, options: InputOptions, *, name: str = "geometry") -> LoadedInput:

@@ -12,12 +12,15 @@ from qcmb_mpi.programs.names import did_you_mean
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("run x.xyz --methd hf", "no option '--methd', did you mean --method? (see qcmb-mpi run"),
-        ("x.xyz -method hf", "no option '-method', did you mean --method?"),
-        ("plan x.xyz --max-nbdy=3", "no option '--max-nbdy=3', did you mean --max-nbody?"),
+        ("run x.xyz --methd hf", "--methd: there is no such option, did you mean --method?"),
+        ("x.xyz -method hf", "-method: there is no such option, did you mean --method?"),
+        (
+            "plan x.xyz --max-nbdy=3",
+            "--max-nbdy: there is no such option, did you mean --max-nbody?",
+        ),
         ("run x.xyz --bsse cp nocp", "'nocp' has no place (several values of an option are joined"),
         ("status a b", "'b' has no place (see qcmb-mpi status --help)"),
-        ("doctor --nonsense", "no option '--nonsense' (see qcmb-mpi doctor --help)"),
+        ("doctor --nonsense", "--nonsense: there is no such option (see qcmb-mpi doctor --help)"),
     ],
 )
 def test_a_slip_is_answered(line: str, answer: str) -> None:

@@ -37,6 +37,42 @@ def test_help(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert out.startswith("usage: qcmb-mpi")
 
 
+def test_help_of_a_command_is_grouped_and_has_examples(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in cli._COMMANDS:
+        shown = call(capfd, name, "--help")[1]
+        assert re.search(rf"^examples:\n  qcmb-mpi {name} ", shown, re.MULTILINE), name
+        assert len(shown.splitlines()[0]) <= 80, name
+    shown = call(capfd, "run", "--help")[1]
+    groups = re.findall(r"\n\n(.+):\n", shown)
+    assert groups[3:] == [
+        *("where tasks run, and how wide", "tasks, and what goes wrong", "files"),
+        *("what is shown", "examples"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "in.json", "--worker", "2"], "--worker: there is no such option, did you mean"),
+        (["--metod", "hf", "in.xyz"], "--metod: there is no such option, did you mean --method?"),
+        (["status", "--jsn=yes", "in.json"], "--jsn: there is no such option, did you mean --json"),
+        (["--verison"], "no command '--verison', did you mean --version?"),
+    ],
+)
+def test_an_unknown_option_is_named_before_anything_else(
+    capfd: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert_refused(call(capfd, *words), told)
+
+
+def test_what_the_program_does_not_know_is_named_by_its_option(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "he.xyz").write_text(HELIUM_XYZ)
+    words = ("run", "he.xyz", "--executor", "serial", "--basis", "sto-3g", "--method")
+    assert_refused(call(capfd, *words, "hff"), "--method: pyscf has no method 'hff'")
+
+
 def test_version_and_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capfd, "--version")
     assert (code, err) == (0, "")
