@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import yaml
 
 from qcmb_mpi import Executor, ExecutorConfig, MultiprocessingExecutor, schema
 from qcmb_mpi.driver import run_expansion
+from tests.launch.jobs import command, read, run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 TABLE = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+GEOMETRIES = re.findall(r"^\| `(\S+\.(?:xyz|pdb))` \|.*`(--.+?)` \| (\d+) \|$", TABLE, re.MULTILINE)
 # 48 s on one core; benchmarks/farm.py runs all of it.
 SHORTENED = {"water-16.yaml": {"max_nbody": 2}}
 
@@ -38,3 +41,21 @@ def test_example_gives_the_number_in_the_table(path: Path, pool: Executor) -> No
     if path.name not in SHORTENED:
         found = np.linalg.norm(end.result.return_result)  # of a number: the number without its sign
         assert found == pytest.approx(abs(float(row[1])), abs=2e-6)
+
+
+@pytest.mark.qc
+@pytest.mark.launch
+@pytest.mark.parametrize(("name", "options", "n_tasks"), GEOMETRIES)
+def test_geometry_runs_with_the_options_in_the_table(
+    tmp_path: Path, name: str, options: str, n_tasks: str
+) -> None:
+    done = run(command("run", ROOT / "examples" / name, *shlex.split(options)), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "==> N-Body: " in done.stdout
+    summary = read(tmp_path / f"{Path(name).stem}.run.json")
+    assert (summary["status"], summary["n_computed"]) == ("complete", int(n_tasks))
+
+
+def test_every_geometry_is_in_the_table() -> None:
+    files = {each.name for each in (ROOT / "examples").iterdir() if each.suffix in (".xyz", ".pdb")}
+    assert {name for name, *_ in GEOMETRIES} == files
