@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from qcmb_mpi.errors import InputError, StoreError
@@ -16,6 +19,7 @@ from qcmb_mpi.report.files import find_files, read_json, write_summary
 from qcmb_mpi.report.status import format_status, status_of
 from qcmb_mpi.store import Store
 from tests.edge.report_cases import done, lost, make_result
+from tests.launch.jobs import wait_until
 from tests.toys import toy_expansion
 
 NOBODY = 2**22 + 17  # above the largest process id
@@ -85,6 +89,16 @@ def test_a_run_that_died_is_not_running(tmp_path: Path) -> None:
     assert status["elapsed_s"] == 100.0
     assert "gone without a word" in format_status(status)
     assert "run the same command again" in format_status(status)
+
+
+def test_a_process_that_nobody_waited_for_is_not_running(tmp_path: Path) -> None:
+    """As when mpiexec is killed in a container whose first process collects nothing."""
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.read()
+    wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert status_of(make_store(tmp_path, pid=child.pid))["state"] == "stopped"
+    child.wait()
 
 
 def test_a_run_on_another_machine_is_believed_but_doubted(tmp_path: Path) -> None:

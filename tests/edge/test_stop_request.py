@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from qcmb_mpi.errors import Interrupted
-from qcmb_mpi.execution.stop import heed_signals
+from qcmb_mpi.execution.stop import Cut, cuttable, heed_signals
 
 
 class Struck(logging.Handler):
@@ -86,3 +86,39 @@ def test_one_that_has_worked_leaves_with_the_code_of_its_work(
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (expected, f"qcmb_mpi: {words}\n")
+
+
+def test_a_closed_terminal_ends_a_run_soon_unless_it_was_to_outlive_it() -> None:
+    with heed_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert (stop.reason, stop.is_cutting_off) == ("SIGHUP", True)
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with heed_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_under_mpiexec_the_end_is_written_before_the_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    with heed_signals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.grace_s is not None
+    assert stop.grace_s < 0.5
+
+
+def test_what_this_process_computes_is_cut_off_when_asked_twice(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with heed_signals() as stop:
+        with cuttable():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Cut), cuttable():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # nothing is computed any more
+    assert stop.is_urgent
+    assert capfd.readouterr().err.count("once more: at once") == 1
+    with heed_signals(), pytest.raises(Cut), cuttable():
+        signal.raise_signal(signal.SIGTERM)
