@@ -5,6 +5,7 @@ A comment in the line before a block says what to do with it; the reader of the 
     <!-- file: NAME -->       it is written to that file, which a later block uses
     <!-- output -->           the block before printed it; `...` stands for anything
     <!-- exit: N -->          the commands end with that exit code
+    <!-- as in: PAGE -->      its commands, perhaps with more words, are run on that page
     <!-- not run: REASON -->  it is checked as far as it can be
 
 All other blocks in bash, python, yaml and json are run, those of a page from top to bottom,
@@ -34,13 +35,14 @@ from markdown_it import MarkdownIt
 
 from qcmb_mpi import schema
 from qcmb_mpi.options import parse
-from tools.mpiexec import command_line, environment
+from tests.launch.jobs import unmeasured
+from tools.mpiexec import command_line, environment, own_temporary
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 180
 RUN = ("bash", "sh", "python", "yaml", "json")
 KNOWN = {*RUN, "pycon", "text", "toml"}  # pycon: test_documentation.py runs them
-MARK = re.compile(r"<!--\s*(file|output|exit|not run)(?::\s*(.*?))?\s*-->", re.DOTALL)
+MARK = re.compile(r"<!--\s*(file|output|exit|as in|not run)(?::\s*(.*?))?\s*-->", re.DOTALL)
 FRAGMENT = {  # what stands for the molecule of an input that a page shows a part of
     "symbols": ["He", "He", "He"],
     "geometry": [0.0, 0.0, 0.0, 0.0, 0.0, 5.6, 0.0, 5.6, 0.0],
@@ -129,6 +131,8 @@ class Runner:
         """Run one block, or check it if it is marked; AssertionError says what is wrong."""
         if block.mark == "not run":
             check(block)
+        elif block.mark == "as in":
+            check_elsewhere(block)
         elif block.mark == "file":
             (self.folder / block.value).write_text(block.code, encoding="utf-8")
         elif block.mark == "output":
@@ -144,7 +148,7 @@ class Runner:
         wanted = int(block.value) if block.mark == "exit" else 0
         done = _bash(["-euo", "pipefail", "-c", block.code], self.folder)
         assert done.returncode == wanted, (
-            f"{block}\nended with {done.returncode}; what cannot run here is marked, see {__file__}\n"
+            f"{block}\nended with {done.returncode} (what cannot run is marked: see {__file__})\n"
             f"{done.stdout}{done.stderr}"
         )
         self.said = done.stdout
@@ -169,21 +173,23 @@ class Runner:
 
 def _bash(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run bash with our Python and launcher first on PATH; nothing of it outlives its time."""
-    variables = environment() | {
+    ours = unmeasured(environment()) | {
         "PATH": f"{folder / '.bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "TMPDIR": str(folder / ".bin"),
     }
-    with subprocess.Popen(
-        ["bash", *words],
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as job:
+    with (
+        own_temporary(ours) as variables,
+        subprocess.Popen(
+            ["bash", *words],
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as job,
+    ):
         try:
             out, err = job.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -225,6 +231,16 @@ def check(block: Block) -> None:
         compile(block.code, block.page, "exec")
     elif block.language in ("yaml", "json"):
         assert yaml.safe_load(block.code) is not None, str(block)
+
+
+def check_elsewhere(block: Block) -> None:
+    """Check that every line of a block begins a line that is run on the page that is named."""
+    there = [
+        each.code for each in blocks(ROOT / block.value) if each.mark not in ("not run", "as in")
+    ]
+    lines = [line for code in there for line in code.splitlines()]
+    for line in block.code.splitlines():
+        assert any(each.startswith(line) for each in lines), f"{block}\nis not run there"
 
 
 def commands(code: str) -> Iterator[list[str]]:
