@@ -47,8 +47,8 @@ def _command(name: str, parser: argparse.ArgumentParser, shared: dict[tuple[str,
     words = [_named(a) for a in parser._actions if not a.option_strings]
     lines = [f"## `{name}`", "", str(parser.description), ""]
     has_options = any(a.option_strings and a.dest != "help" for a in parser._actions)
-    usage = ["qcmb-mpi", name, *words, *(["[options]"] if has_options else [])]
-    lines += ["```text", " ".join(usage), "```", ""]
+    usage = " ".join(["qcmb-mpi", name, *words, *(["[options]"] if has_options else [])])
+    lines += ["```text", parser.usage or usage, "```", ""]
     earlier: dict[str, list[str]] = {}
     for group in parser._action_groups:
         own = []
@@ -65,6 +65,8 @@ def _command(name: str, parser: argparse.ArgumentParser, shared: dict[tuple[str,
             is_named = group.title not in ("positional arguments", "options", "optional arguments")
             lines += [f"{str(group.title).capitalize()}:", ""] if is_named else []
             lines += ["| | |", "|---|---|", *own, ""]
+    if parser.epilog:
+        lines += ["```text", parser.epilog, "```", ""]
     for home, options in earlier.items():
         lines += [f"As of [`{home}`](#{home}): {', '.join(options)}.", ""]
     return "\n".join(lines)
