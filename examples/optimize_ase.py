@@ -24,8 +24,8 @@ WATERS = Path(__file__).resolve().parents[1] / "geometries" / "water-2.xyz"
 def simulate() -> tuple[float, float]:
     """Return the energy of the minimum, and by how much the total one drifts, both in eV."""
     atoms = ase.io.read(WATERS)
-    ManyBodyCalculator.of(atoms, method="hf", basis="sto-3g", bsse="cp", max_nbody=2)
-    BFGS(atoms, logfile="-").run(fmax=0.1)
+    ManyBodyCalculator.of(atoms, method="hf", basis="6-31g", bsse="cp", max_nbody=2)
+    BFGS(atoms, logfile="-").run(fmax=0.2)
     minimum = atoms.get_potential_energy()
     atoms.rattle(0.02, seed=1)
     dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)

@@ -23,11 +23,14 @@ WATERS = Path(__file__).resolve().parents[1] / "geometries" / "water-2.xyz"
 
 def optimise() -> tuple[int, float]:
     """Return the number of steps and the last energy in hartree."""
-    options = InputOptions(method="hf", basis="sto-3g", bsse="cp", max_nbody=2)
+    options = InputOptions(method="hf", basis="6-31g", bsse="cp", max_nbody=2)
     engine = ManyBodyEngine(ManyBodyPotential(WATERS, options=options))
     with tempfile.TemporaryDirectory() as folder:
         path = geometric.optimize.run_optimizer(
-            customengine=engine, input=f"{folder}/waters.xyz", prefix=f"{folder}/waters"
+            customengine=engine,
+            input=f"{folder}/waters.xyz",
+            prefix=f"{folder}/waters",
+            convergence_set="GAU_LOOSE",  # enough for an example
         )
     return len(path.qm_energies) - 1, path.qm_energies[-1]
 

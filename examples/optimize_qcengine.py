@@ -30,7 +30,7 @@ question = {
             "specification": {
                 "program": "pyscf",
                 "driver": "gradient",
-                "model": {"method": "hf", "basis": "sto-3g"},
+                "model": {"method": "hf", "basis": "6-31g"},
             },
         },
     },
