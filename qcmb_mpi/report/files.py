@@ -3,7 +3,8 @@
 Rules of this file
 ------------------
 1. Names are those of the command line: RESULT, and beside it ``<stem>.run.json`` and
-   ``<stem>.store.sqlite``; a stem may keep or drop the ``.result`` of ``name.result.json``.
+   ``<stem>.store.sqlite``, or what the summary names; a stem may keep or drop the ``.result`` of
+   ``name.result.json``.
 2. A file is written beside its target and moved over it, so that readers never see a part.
 """
 
@@ -76,11 +77,24 @@ def find_files(path: Path | str) -> RunFiles:
     if is_other and given.suffix.lower() in _INPUT_SUFFIXES:
         raise InputError(str(given), _IS_INPUT)
     result = given if is_other else _first_result(given.parent, stems)
-    found = RunFiles(result, summary if summary and summary.is_file() else None, store)
+    summary = summary if summary and summary.is_file() else None
+    found = RunFiles(result, summary, store or _named_store(summary))
     if found == RunFiles():
         accepted = f"a result, its {SUMMARY_SUFFIX} or its {STORE_SUFFIX} file"
         raise InputError("RESULT|STORE", "no such run", value=str(given), accepted=accepted)
     return found
+
+
+def _named_store(summary: Path | None) -> Path | None:
+    """Return the store that a summary names (``--store``), if it is still there."""
+    if summary is None:
+        return None
+    try:
+        named = (read_json(summary).get("files") or {}).get("store")
+    except InputError:  # whoever wants the summary will say so
+        return None
+    places = [Path(named), summary.parent / named] if isinstance(named, str) else []
+    return next((place for place in places if _is_sqlite(place)), None)
 
 
 def _first(folder: Path, stems: list[str], suffix: str) -> Path | None:

@@ -144,11 +144,13 @@ def _parts_context(material: Material | None) -> dict[str, Any]:
 def _contributors(parts: Parts, order: Order) -> list[dict[str, Any]]:
     """List the clusters of an order that contribute most."""
     ranks = order.largest(N_CONTRIBUTORS)
-    members = (order.members(ranks) + 1).tolist()
+    is_mixed = len(set(parts.names)) > 1
+    names = [f"{i} {name}" if is_mixed else str(i) for i, name in enumerate(parts.names, 1)]
+    members = order.members(ranks).tolist()
     values = np.stack([each[ranks] for each in order.values_kcal.values()], axis=1).tolist()
     distances = order.distances_angstrom[ranks].tolist()
     return [
-        {"fragments": " · ".join(map(str, row)), "values": value, "distance": distance}
+        {"fragments": " · ".join(names[i] for i in row), "values": value, "distance": distance}
         for row, value, distance in zip(members, values, distances, strict=True)
     ]
 

@@ -209,6 +209,16 @@ def test_levels_show_what_ran_at_each_order() -> None:
     assert "model chemistry" in Page(render_report(result, None)).words()
 
 
+def test_without_total_energies_there_is_no_column_for_them() -> None:
+    result = make_result()
+    assert "total energy<small>" in render_report(result, None)
+    for name in [name for name in result["properties"] if "total_energy" in name]:
+        del result["properties"][name]
+    html = render_report(result, None)
+    assert "total energy<small>" not in html
+    assert "-20.707813" in Page(html).words()
+
+
 def test_gradients_are_summed_up() -> None:
     result = make_result(return_result=[[3e-3, 0.0, -4e-3], [0, 0, 0.0]])
     result["input_data"]["specification"]["driver"] = "gradient"

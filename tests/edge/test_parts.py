@@ -98,6 +98,8 @@ def test_formulas_are_in_hills_order() -> None:
     parts = parts_of(space, Energies(space))
     assert parts is not None
     assert parts.names == ("H2O", "CH5N")
+    rows, labels = make_rows(2)
+    assert "1 H2O · 2 CH5N" in render_report(None, None, Material(rows, labels, parts))
 
 
 def test_the_page_shows_the_cluster_and_has_no_script_but_ours() -> None:

@@ -213,6 +213,19 @@ def test_a_run_without_store_or_input_is_refused_in_words(store: Path, tmp_path:
         tasks_frame(tmp_path / "he.result.json")
 
 
+def test_a_store_elsewhere_is_found_by_what_the_summary_says(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    moved = store.rename(tmp_path / "far" / "any.sqlite")
+    (tmp_path / "he.result.json").write_text(json.dumps({"input_data": helium(N_FRAGMENTS)}))
+    for named in (str(moved), "far/any.sqlite"):
+        (tmp_path / "he.run.json").write_text(json.dumps({"files": {"store": named}}))
+        assert len(tasks_frame(tmp_path / "he.result.json")) == 13
+    for odd in ({"files": {"store": "gone.sqlite"}}, {"files": None}, {"files": {"store": 3}}, []):
+        (tmp_path / "he.run.json").write_text(json.dumps(odd))
+        with pytest.raises(InputError, match="has no store beside it"):
+            tasks_frame(tmp_path / "he.result.json")
+
+
 def test_of_very_many_tasks_the_timeline_takes_one_in_so_many(
     store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
