@@ -143,6 +143,7 @@ def test_ctrl_c_to_mpiexec_ends_every_rank_and_can_be_gone_on_from(tmp_path: Pat
     words, mark = hanging(tmp_path, n_ranks=2)
     with terminal(words, cwd=tmp_path, size=(100, 60)) as window:
         window.wait_until(lambda: mark.exists() and is_shown(window, "tasks"))
+        window.wait_until(lambda: status_of(tmp_path / "in.store.sqlite")["state"] == "running")
         ranks = psutil.Process(window.job.pid).children(recursive=True)
         window.press(INTERRUPT)
         assert window.wait() in (1, 75, 128 + signal.SIGINT)
