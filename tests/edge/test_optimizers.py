@@ -28,8 +28,9 @@ def pool() -> Iterator[MultiprocessingExecutor]:
 
 
 @pytest.fixture(autouse=True)
-def loggers() -> Iterator[None]:
-    """Give the root logger back, which geomeTRIC takes."""
+def loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the root logger back, which geomeTRIC takes; it also writes where it is."""
+    monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -112,7 +113,7 @@ def test_what_is_not_ours_is_left_to_qcengine(monkeypatch: pytest.MonkeyPatch) -
     assert told == ["stock"]
 
 
-def test_a_gradient_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_gradient_that_fails_is_told() -> None:
     inp = document("cp")
     inp["specification"]["specification"]["keywords"] = {"max_cycle": 1, "conv_tol": 1e-14}
     answer = optimise("geometric", inp)

@@ -13,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.project.test_documentation import blocks
-from tests.project.test_frame import ROOT, python
+from tests.project.test_frame import ROOT
 from tools import mpiexec
 
 EXAMPLES = ROOT / "examples"
@@ -27,22 +27,28 @@ def energy_hartree(output: str) -> float:
     return float(number) / (1.0 if unit == "hartree" else 27.211386)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_finds_the_minimum(name: str) -> None:
-    done = python(f"examples/{name}")
-    assert done.returncode == 0, done.stderr
-    assert energy_hartree(done.stdout) == pytest.approx(-151.98, abs=0.01)
-
-
-def test_a_script_does_under_mpiexec_what_it_does_without() -> None:
-    words = [sys.executable, "examples/optimize_geometric.py"]
-    line = mpiexec.command_line(2, words, is_oversubscribed=True, timeout_s=200)
+def run(line: list[str], folder: Path) -> str:
+    """Run a command in a folder of its own and return what it prints."""
     with mpiexec.own_temporary(mpiexec.environment(200)) as environ:
+        environ["PYTHONPATH"] = str(ROOT)
         done = subprocess.run(
-            line, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+            line, cwd=folder, env=environ, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
-    [told] = [line for line in done.stdout.splitlines() if line.endswith(" hartree")]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_finds_the_minimum(name: str, tmp_path: Path) -> None:
+    output = run([sys.executable, str(EXAMPLES / name)], tmp_path)
+    assert energy_hartree(output) == pytest.approx(-151.98, abs=0.01)
+
+
+def test_a_script_does_under_mpiexec_what_it_does_without(tmp_path: Path) -> None:
+    words = [sys.executable, str(EXAMPLES / "optimize_geometric.py")]
+    line = mpiexec.command_line(2, words, is_oversubscribed=True, timeout_s=200)
+    output = run(line, tmp_path)
+    [told] = [line for line in output.splitlines() if line.endswith(" hartree")]
     assert energy_hartree(told) == pytest.approx(-151.98, abs=0.01)
 
 
@@ -52,17 +58,8 @@ def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path: Path) -> None:
     found = blocks(ROOT / "docs" / "geometry-optimization.md", "python")
     script = tmp_path / "page.py"
     script.write_text("\n".join(code for _, code in found) + "\nprint(energy, 'hartree')\n")
-    with mpiexec.own_temporary(mpiexec.environment()) as environ:
-        done = subprocess.run(
-            [sys.executable, str(script)],
-            cwd=tmp_path,
-            env=environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert energy_hartree(done.stdout) == pytest.approx(-151.98, abs=0.01)
+    output = run([sys.executable, str(script)], tmp_path)
+    assert energy_hartree(output) == pytest.approx(-151.98, abs=0.01)
     assert (tmp_path / "waters.log").exists()
 
 
