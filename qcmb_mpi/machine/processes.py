@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from collections.abc import Iterable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _N_OTHER_FILES = 512
+_IS_POSIX = os.name == "posix"
 _IS_LINUX = sys.platform == "linux"
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if _IS_LINUX else 0
@@ -31,6 +31,10 @@ def allow_open_files(n_files: int) -> None:
 
     What the system does not allow is left: whoever opens one too many will say so.
     """
+    if not _IS_POSIX:
+        return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = n_files + _N_OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
