@@ -22,6 +22,7 @@ SMALL_KIB = 96  # an empty store has 52
 SMALL_DISK_KIB = 150  # a journal, the input and the lock want room too
 N_TASKS = 2 * (10 + 45 + 120)
 WORDS = ("--workers", "2", *FLAKY)
+AWKWARD = "it's $HOME; a folder"
 
 
 def many(folder: Path, **keywords: Any) -> Path:
@@ -46,10 +47,10 @@ def bytes_of(result: Path) -> bytes:
     return strip_volatile(result.read_bytes())
 
 
-def reference(tmp_path: Path) -> bytes:
-    """Compute the same in peace."""
-    folder = tmp_path / "reference"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Compute the same in peace, once."""
+    folder = tmp_path_factory.mktemp("reference")
     job = run(command("run", many(folder, sleep=0.015), "--no-store", *WORDS), cwd=folder)
     assert job.returncode == 0, job.stderr
     return bytes_of(folder / "in.result.json")
@@ -65,7 +66,7 @@ def errors_in(stderr: str) -> list[str]:
 
 
 def test_a_file_that_may_not_grow_ends_the_run_and_the_same_command_goes_on(
-    tmp_path: Path,
+    tmp_path: Path, reference: bytes
 ) -> None:
     source, store = many(tmp_path, sleep=0.015), tmp_path / "in.store.sqlite"
     words = command("run", source, *WORDS)
@@ -82,7 +83,7 @@ def test_a_file_that_may_not_grow_ends_the_run_and_the_same_command_goes_on(
     again = run(words, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert read(tmp_path / "in.run.json")["n_reused"] == n_before
-    assert bytes_of(tmp_path / "in.result.json") == reference(tmp_path)
+    assert bytes_of(tmp_path / "in.result.json") == reference
 
 
 ON_A_FULL_DISK = f"""
@@ -109,7 +110,9 @@ def alone() -> list[str]:
     raise AssertionError("neither root nor a user namespace: cannot mount a small disk")
 
 
-def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(
+    tmp_path: Path, reference: bytes
+) -> None:
     (tmp_path / "disk").mkdir()
     many(tmp_path, sleep=0.015)
     words = command("run", "in.json", *WORDS)
@@ -122,7 +125,7 @@ def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(tmp_pat
     assert 0 < n_before < N_TASKS
     assert (tmp_path / "second.code").read_text() == "0\n", texts
     assert read(tmp_path / "in.run.json")["n_reused"] == n_before
-    assert bytes_of(tmp_path / "in.result.json") == reference(tmp_path)
+    assert bytes_of(tmp_path / "in.result.json") == reference
 
 
 # ---- read-only -----------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def test_what_may_not_be_written_is_refused_before_anything_runs(
 
 @pytest.mark.parametrize("what", ["file", "directory"])
 def test_a_store_that_is_deleted_ends_the_run(tmp_path: Path, what: str) -> None:
-    source = many(tmp_path, sleep=0.1)
+    source = write(tmp_path, helium(8, driver="gradient", sleep=0.1))  # for nine seconds
     folder = tmp_path / "data"
     folder.mkdir()
     store = folder / "s.sqlite"
@@ -251,14 +254,20 @@ def execute(store: Path, sql: str) -> None:
     db.close()
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """Return the folder of a run that is over, in a place with an awkward name."""
-    folder = tmp_path / "it's $HOME; a folder"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run something to its end, once, in a place with an awkward name."""
+    folder = tmp_path_factory.mktemp("made") / AWKWARD
     folder.mkdir()
     job = run(command("run", write(folder, helium(driver="gradient")), *FLAKY), cwd=folder)
     assert job.returncode == 0, job.stderr
     return folder
+
+
+@pytest.fixture
+def finished(made: Path, tmp_path: Path) -> Path:
+    """Return a folder of a run that is over, to do with it what one likes."""
+    return Path(shutil.copytree(made, tmp_path / AWKWARD))
 
 
 @pytest.mark.parametrize("damage", [make_damaged, make_cut, make_versionless])
