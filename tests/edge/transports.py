@@ -5,8 +5,19 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable
 
+from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.executors.inline import InlineAgent
-from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Lost, ToAgent
+from qcmb_mpi.execution.wire import AgentInfo, FromAgent, Lost, TaskIds, ToAgent
+
+
+class OneByOne(Backlog):
+    """Gives a task at a time, however short: a run is not over before anything can happen to it."""
+
+    def batch(
+        self, n_sharing: int, seconds: float = 0.0, least_s: float = 0.0
+    ) -> tuple[int, TaskIds] | None:
+        """Take one task."""
+        return self.take(1) if self else None
 
 
 class RecordingTransport:
@@ -21,6 +32,8 @@ class RecordingTransport:
     def __init__(self, n_agents: int = 1) -> None:
         self.infos = {rank: AgentInfo(rank, f"node{rank}", 1, 0) for rank in range(n_agents)}
         self.agents = {rank: InlineAgent(info) for rank, info in self.infos.items()}
+        for agent in self.agents.values():
+            agent._backlog = OneByOne()
         self.sent: list[tuple[int, ToAgent]] = []
         self.heard: list[tuple[int, FromAgent]] = []
         self.to_tell: list[tuple[int, FromAgent]] = []
