@@ -250,6 +250,7 @@ class _Run:
             return n_failed if is_through or is_given_up else None
         finally:
             dispatcher.close(job)
+            model = dispatcher.scheduler.cost_model  # with the last lessons
             keep(store, model)
             if model.has_learnt:
                 self._executor.learnt = model.as_dict()
