@@ -19,6 +19,7 @@ from qcmb_mpi.programs.procedure import ManyBodyProcedure
 from qcmb_mpi.programs.pyscf import PySCFHarness
 
 ROOT = Path(__file__).parents[2]
+NAMES = ("pyscf", "tblite", "psi4", "xtb-cli", "qcmb_mpi")
 
 
 def run(code: str) -> str:
@@ -41,7 +42,7 @@ def test_importing_the_package_registers_and_starts_nothing() -> None:
 def test_registering_twice_changes_nothing() -> None:
     first = register()
     harness = programs["pyscf"]
-    assert register() == first == dict.fromkeys(("pyscf", "tblite", "psi4", "qcmb_mpi"), True)
+    assert register() == first == dict.fromkeys(NAMES, True)
     assert programs["pyscf"] is harness
 
 
