@@ -14,7 +14,7 @@ import contextlib
 import queue
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -86,12 +86,18 @@ class InlineAgent:
         return news
 
     def _run(self, space: int, ids: TaskIds) -> None:
+        computed: list[Outcome] = []
         try:
             with cuttable():
-                outcomes = Outcomes.of(_compute(self._engines[space], space, ids))
+                for outcome in _compute(self._engines[space], space, ids):
+                    computed.append(outcome)
+                    if outcome.failure is not None:
+                        break  # after which the master may want no more
         except Cut:  # whoever asked for it looks for no outcome
             self._backlog.put_back(space, ids)
             return
+        outcomes = Outcomes.of(computed)
+        self._backlog.put_back(space, ids[len(computed) :])
         self._backlog.learn(outcomes)
         self._news.append(Done(outcomes))
 
@@ -238,8 +244,8 @@ def _resources(info: AgentInfo, message: Open) -> SlotResources:
     )
 
 
-def _compute(engine: Engine, space: int, ids: TaskIds) -> tuple[Outcome, ...]:
-    return tuple(replace(engine.compute(task), space=space) for task in ids.tolist())
+def _compute(engine: Engine, space: int, ids: TaskIds) -> Iterator[Outcome]:
+    return (replace(engine.compute(task), space=space) for task in ids.tolist())
 
 
 _ENGINES_KEPT = 4
@@ -264,4 +270,4 @@ def _prepare_remotely(key: str, recipe: EngineRecipe, resources: SlotResources) 
 def _compute_remotely(
     key: str, recipe: EngineRecipe, resources: SlotResources, space: int, ids: TaskIds
 ) -> tuple[Outcome, ...]:
-    return _compute(_engine(key, recipe, resources), space, ids)
+    return tuple(_compute(_engine(key, recipe, resources), space, ids))
