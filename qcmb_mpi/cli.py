@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    terminal.have_standard_streams()
     terminal.take_any_text()
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)

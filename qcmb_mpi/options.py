@@ -98,6 +98,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         usage.refuse_mistyped(arguments[0], (*COMMANDS, "--help", "--version"))
         arguments = ["run", *arguments]
     parser = make_parser()
+    arguments = usage.joined(arguments)
     if arguments[0] in COMMANDS:
         known = parser.known_options(arguments[0])
         usage.refuse_unknown_options(arguments[1:], known, f"qcmb-mpi {arguments[0]}")

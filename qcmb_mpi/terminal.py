@@ -20,6 +20,21 @@ _TERMINALS = ("/dev/pts/", "/dev/tty")
 _MOST_ANCESTORS = 6
 
 
+def have_standard_streams() -> None:
+    """Put nowhere in the place of streams that whoever started this has closed.
+
+    Else the next file or socket that is opened would be taken for them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def take_any_text() -> None:
     """Have what standard output cannot encode written as ``?``, not raise after hours of work."""
     with contextlib.suppress(AttributeError, ValueError):

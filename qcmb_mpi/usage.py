@@ -8,11 +8,14 @@ Rules of this file
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from qcmb_mpi.errors import InputError
+
+_CHARGES = re.compile(r"-\d[\d,+-]*")
 
 # What follows the name of a command, and examples of it.
 USAGE = {
@@ -41,6 +44,17 @@ USAGE = {
         "--tasks 10000 --task-seconds 1-60 --ranks 64",
     ),
 }
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """Join an option and a value that begins with a minus, which argparse takes for an option."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == "--charge" and _CHARGES.fullmatch(word):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def refuse_mistyped(word: str, known: Collection[str]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from concurrent.futures import Executor as Pool
 
 from qcmb_mpi.computer import executor_of
 from qcmb_mpi.execution.executors.base import Executor, innermost
 
 _own: tuple[int, Executor] | None = None
+_making = threading.RLock()
 
 
 def warm_executor(given: Executor | Pool | None = None) -> Executor:
@@ -42,9 +44,10 @@ def warm_executor(given: Executor | Pool | None = None) -> Executor:
         return executor_of(given)
     if (opened := innermost()) is not None:
         return opened
-    if _own is None or _own[0] != os.getpid():  # a forked child has no slots
-        _own = os.getpid(), executor_of(None)
-    return _own[1]
+    with _making:
+        if _own is None or _own[0] != os.getpid():  # a forked child has no slots
+            _own = os.getpid(), executor_of(None)
+        return _own[1]
 
 
 def cool() -> None:

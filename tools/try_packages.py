@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the sdist and the wheel, look into them, and use the wheel on every Python there is.
 
-``make packages`` and the CI run this. A Python that the classifiers name is looked for on PATH, in
-pyenv and among uv's own; uv fetches it if it can, and what is nowhere to be had is said.
+``make packages`` and the CI run this. A Python that the classifiers name is looked for on PATH and
+in pyenv; what is not here is said.
 
 Rules of this file
 ------------------
@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "helium-dimer.yaml"
 TOLERANCE_HARTREE = 1e-10
 _BIN = Path(sys.executable).parent
-_UV_FETCH_S = 120
 # Where the clone, or who started this, would shine through.
 _OURS = ("PYTHON", "COV", "VIRTUAL_ENV", "MAKE")
 
@@ -53,7 +52,7 @@ def run(*words: str | Path, cwd: Path = ROOT) -> str:
 
 def build(folder: Path) -> tuple[Path, str]:
     """Build both packages into a folder, check them, and return the wheel and its version."""
-    run(sys.executable, "-m", "build", "--quiet", "--installer", "uv", "--outdir", folder, ROOT)
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
     run(_BIN / "check-wheel-contents", wheel)
@@ -80,23 +79,14 @@ def versions() -> list[str]:
 
 
 def pythons() -> dict[str, Path]:
-    """Return the interpreters that are to be had; uv fetches those that are not here."""
-    here = {version: found for version in versions() if (found := interpreter(version))}
-    missing = [version for version in versions() if version not in here]
-    if missing:
-        uv = [str(_BIN / "uv"), "python", "install", "--quiet", "--no-bin", *missing]
-        subprocess.run(uv, capture_output=True, timeout=_UV_FETCH_S, check=False)
-        here |= {version: found for version in missing if (found := interpreter(version))}
-    return {version: here[version] for version in versions() if version in here}
+    """Return the interpreters that are here."""
+    return {version: found for version in versions() if (found := interpreter(version))}
 
 
 def interpreter(version: str) -> Path | None:
     """Return a Python of this version that starts."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     candidates = [*sorted(pyenv.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
-    uv = [str(_BIN / "uv"), "python", "find", "--managed-python", "--no-project", version]
-    said = subprocess.run(uv, capture_output=True, text=True, check=False)
-    candidates += [said.stdout.strip()] if said.returncode == 0 else []
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     for path in filter(None, candidates):
         told = subprocess.run([path, "-c", ask], capture_output=True, text=True, check=False)
@@ -109,8 +99,8 @@ def use(python: Path, wheel: Path, version: str) -> float:
     """Install the wheel for a Python, use it as people do, and return an interaction energy."""
     with tempfile.TemporaryDirectory() as name:
         folder, venv = Path(name), Path(name, "venv")
-        run(_BIN / "uv", "venv", "--quiet", "--python", python, venv, cwd=folder)
-        run(_BIN / "uv", "pip", "install", "--quiet", "--python", venv, wheel, cwd=folder)
+        run(python, "-m", "venv", venv, cwd=folder)
+        run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, cwd=folder)
         program = venv / "bin" / "qcmb-mpi"
         told = run(program, "--version", cwd=folder).split()
         if told != ["qcmb_mpi", version]:
@@ -124,12 +114,12 @@ def use(python: Path, wheel: Path, version: str) -> float:
 
 
 def main() -> int:
-    """Build, check, and use on every Python, two at a time."""
+    """Build, check, and use on every Python, several at a time."""
     with tempfile.TemporaryDirectory() as folder:
         wheel, version = build(Path(folder))
         print(f"built, checked: {wheel.name} and its sdist")
         found = pythons()
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             energies = list(pool.map(lambda python: use(python, wheel, version), found.values()))
     for name in versions():
         print(

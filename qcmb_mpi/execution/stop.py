@@ -127,7 +127,10 @@ def cuttable() -> Iterator[None]:
     One that leaves the time is only acknowledged: nobody looks for it before the task has ended.
     """
     global _is_cuttable
-    _is_cuttable = threading.current_thread() is threading.main_thread()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    _is_cuttable = True
     try:
         yield
     finally:

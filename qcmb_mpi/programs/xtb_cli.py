@@ -214,8 +214,9 @@ def _error(code: int, stdout: str, stderr: str) -> Exception:
     """Return QCEngine's exception for what xtb said last."""
     extras = {"stdout": stdout, "stderr": stderr}
     said = _SAID.findall(stdout)
-    if not said and (code < 0 or code > 128):
-        name = signal.Signals(abs(code) % 128).name
+    number = -code if code < 0 else code - 128
+    if not said and number in set(signal.Signals):
+        name = signal.Signals(number).name
         return RandomError(f"xtb was ended by {name}", extras=extras)  # type: ignore[no-any-return]
     message = said[-1] if said else f"xtb ended with code {code} and without a word"
     if _NOT_CONVERGED in message:

@@ -32,3 +32,8 @@ def test_a_slip_is_answered(line: str, answer: str) -> None:
 def test_a_basis_behind_the_method_is_answered() -> None:
     answer = did_you_mean("mp2/cc-pvdz", ("hf", "mp2"))
     assert answer == "; did you mean method mp2 and basis cc-pvdz?"
+
+
+@pytest.mark.parametrize("words", [("--charge", "-1,0"), ("--charge=-1,0",)])
+def test_the_first_charge_may_be_negative(words: tuple[str, ...]) -> None:
+    assert parse(["x.xyz", *words, "--method", "hf"]).charge == "-1,0"

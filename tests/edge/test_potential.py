@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,29 @@ def test_the_innermost_open_pool_is_used(pool: MultiprocessingExecutor) -> None:
         assert warm_executor() is inner
         assert warm_executor(pool) is pool
     assert warm_executor() is pool
+
+
+def test_a_pool_that_another_thread_has_opened_is_its_own(pool: MultiprocessingExecutor) -> None:
+    has_opened, may_close = threading.Event(), threading.Event()
+
+    def other() -> bool:
+        with SequentialExecutor(CONFIG) as its:
+            has_opened.set()
+            may_close.wait(60.0)
+            return warm_executor() is its
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        answer = threads.submit(other)
+        assert has_opened.wait(60.0)
+        assert warm_executor() is pool
+        assert threads.submit(warm_executor).result() is pool
+        may_close.set()
+        assert answer.result()
+
+
+def test_shared_work_that_names_no_pool_uses_the_one_that_shares_it() -> None:
+    executor = SequentialExecutor(CONFIG)
+    assert executor.share(warm_executor) is executor
 
 
 def test_without_an_open_pool_a_process_has_one_of_its_own(

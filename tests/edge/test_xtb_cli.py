@@ -155,6 +155,7 @@ def test_refused_without_a_start(inp: AtomicInput, words: str, monkeypatch: Any)
         (1, "-1- Parameter file p.txt not found!\n", UnknownError, "XTBPATH names the folder"),
         (139, "", RandomError, "ended by SIGSEGV"),
         (-9, "", RandomError, "ended by SIGKILL"),
+        (255, "", UnknownError, "ended with code 255 and without a word"),
         (2, "", UnknownError, "ended with code 2 and without a word"),
         (0, "", UnknownError, "without a word"),
     ],

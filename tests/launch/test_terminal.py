@@ -166,3 +166,10 @@ def test_help_for_a_reader_that_goes(tmp_path: Path) -> None:
     words = command("run", "--help")
     done = run(["bash", "-c", f"{' '.join(words)} | true; {STATUS}"], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["plan", "run"])
+def test_closed_streams_change_no_exit_code(tmp_path: Path, name: str) -> None:
+    words = " ".join(job(tmp_path)).replace(" run ", f" {name} ")
+    done = run(["bash", "-c", f"{words} <&- >&-"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -61,7 +61,7 @@ def test_every_python_that_is_promised_is_tried() -> None:
     jobs = document(".github/workflows/ci.yml")["jobs"]
     assert jobs["pythons"]["strategy"]["matrix"]["python"] == PYTHONS
     tools = {re.split("[<>=]", line)[0] for line in EXTRAS["release"]}
-    assert tools == {"build", "check-wheel-contents", "twine", "uv"}
+    assert tools == {"build", "check-wheel-contents", "twine"}
 
 
 def test_ci_and_hooks_call_make() -> None:

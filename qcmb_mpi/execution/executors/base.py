@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import TracebackType
@@ -120,12 +120,30 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(name, "is not acceptable", value=value, accepted=accepted)
 
 
-_open: list[tuple[int, Executor]] = []
+_open: list[tuple[int, int, Executor]] = []
 
 
 def innermost() -> Executor | None:
-    """Return the executor of the innermost ``with`` block that is open in this process, if any."""
-    return next((each for pid, each in reversed(_open) if pid == os.getpid()), None)
+    """Return the executor of the innermost ``with`` block open in this process, if there is one.
+
+    Of this thread, else of the main one: another thread may close its own at any moment.
+    """
+    for thread in (threading.get_ident(), threading.main_thread().ident):
+        for pid, opener, executor in reversed(_open):
+            if (pid, opener) == (os.getpid(), thread):
+                return executor
+    return None
+
+
+@contextlib.contextmanager
+def opened(executor: Executor) -> Iterator[None]:
+    """Have an executor be the one that is meant in this thread where none is named."""
+    entry = (os.getpid(), threading.get_ident(), executor)
+    _open.append(entry)
+    try:
+        yield
+    finally:
+        _open.remove(entry)
 
 
 class Executor(ABC):
@@ -149,6 +167,7 @@ class Executor(ABC):
         self._transport: Transport | None = None
         self._n_spaces = 0
         self._turn = threading.RLock()
+        self._block = contextlib.ExitStack()
 
     @abstractmethod
     def _start(self) -> Transport:
@@ -185,9 +204,10 @@ class Executor(ABC):
     def share(self, work: Callable[[], T]) -> T:
         """Run `work` on the master; every rank returns its value or raises its exception.
 
-        `work` may share in its turn: a whole optimisation may be shared, as each of its steps is.
+        `work` may share in its turn: a whole optimisation may be shared, as each of its steps is,
+        but not by other threads, for which `work` would wait.
         """
-        with self._turn:
+        with self._turn, opened(self):
             return work()
 
     def execute(
@@ -214,16 +234,17 @@ class Executor(ABC):
 
     def shutdown(self, wait: bool = True) -> None:
         """End the pool; with `wait` idle slots leave by themselves, else all are killed."""
-        if self._transport is not None:
-            self._transport.close(wait=wait)
-            self._transport = None
+        with self._turn:  # what runs in another thread ends first
+            if self._transport is not None:
+                self._transport.close(wait=wait)
+                self._transport = None
 
     def leave(self, code: int) -> None:  # noqa: B027 (most executors need not)
         """End this process with `code` here and now, if it cannot end in the ordinary way."""
 
     def __enter__(self) -> Executor:
         self.initialize()
-        _open.append((os.getpid(), self))
+        self._block.enter_context(opened(self))
         return self
 
     def __exit__(
@@ -232,6 +253,5 @@ class Executor(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(ValueError):
-            _open.remove((os.getpid(), self))
+        self._block.close()
         self.shutdown()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.agent import Agent
-from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig
+from qcmb_mpi.execution.executors.base import Executor, ExecutorConfig, opened
 from qcmb_mpi.execution.executors.mpi import leave, startup_watch
 from qcmb_mpi.execution.executors.mpi.bell import Bell
 from qcmb_mpi.execution.executors.mpi.mail import Mail, is_loss
@@ -151,10 +151,11 @@ class MPIExecutor(Executor):
 
     def shutdown(self, wait: bool = True) -> None:
         """End this rank's slots."""
-        if self._worker is not None:
-            self._worker.close(wait=wait)
-            self._worker = None
-        super().shutdown(wait)
+        with self._turn:
+            if self._worker is not None:
+                self._worker.close(wait=wait)
+                self._worker = None
+            super().shutdown(wait)
 
     def leave(self, code: int) -> None:
         """Leave with `code` here and now if ranks were lost, or could still be lost."""
@@ -166,7 +167,7 @@ class MPIExecutor(Executor):
 
         What `work` shares in its turn is rank 0's alone: the others serve it until `work` ends.
         """
-        with self._turn:
+        with self._turn, opened(self):
             if self._is_sharing:
                 return work()
             self.initialize()
