@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from qcmb_mpi.errors import InputError
-from qcmb_mpi.inputs.atoms import Geometry
+from qcmb_mpi.inputs.atoms import ChargeLine, Geometry
 from qcmb_mpi.inputs.fragments import LONE_CHARGES
 
 _N_SHOWN = 8
@@ -76,13 +76,28 @@ def _from_file(geometry: Geometry, groups: Groups) -> dict[str, Any]:
         fields["molecular_charge"] = geometry.total.charge
         fields["molecular_multiplicity"] = geometry.total.multiplicity
     if any(geometry.states):
-        fields["fragment_charges"] = [state and state.charge for state in geometry.states]
-        fields["fragment_multiplicities"] = [
-            state and state.multiplicity for state in geometry.states
-        ]
+        each = list(zip(groups, _states(geometry, groups), strict=True))
+        fields["fragment_charges"] = [_charge(geometry, group, state) for group, state in each]
+        fields["fragment_multiplicities"] = [state and state.multiplicity for _, state in each]
     elif any(charge is not None for charge in geometry.charges):
         fields["fragment_charges"] = [_sum(geometry, group) for group in groups]
     return fields
+
+
+def _states(geometry: Geometry, groups: Groups) -> Sequence[ChargeLine | None]:
+    return geometry.states if any(geometry.states) else [None] * len(groups)
+
+
+def _charge(geometry: Geometry, group: Sequence[int], state: ChargeLine | None) -> int | None:
+    """Return the charge that is said of a fragment, by its own line or its atoms."""
+    is_said = any(geometry.charges[atom] is not None for atom in group)
+    of_atoms = _sum(geometry, group) if is_said else None
+    if state is None:
+        return of_atoms
+    if of_atoms not in (None, state.charge):
+        message = f"is {state.charge} in the line of a fragment and {of_atoms} by its atoms"
+        raise InputError("--charge", message, accepted="the same in both, or one of them")
+    return state.charge
 
 
 def _sum(geometry: Geometry, group: Sequence[int]) -> int:
@@ -91,9 +106,10 @@ def _sum(geometry: Geometry, group: Sequence[int]) -> int:
 
 def charge_note(geometry: Geometry, groups: Groups, options: ChargeOptions) -> list[str]:
     """Tell the charges that were taken from the file's atoms."""
-    if options.charge is not None or any(geometry.states):
+    if options.charge is not None:
         return []
-    charges = [(n, _sum(geometry, group)) for n, group in enumerate(groups, start=1)]
+    each = enumerate(zip(groups, _states(geometry, groups), strict=True), start=1)
+    charges = [(n, _sum(geometry, group)) for n, (group, state) in each if state is None]
     told = [f"{charge:+d} on fragment {n}" for n, charge in charges if charge]
     shown = ", ".join(told[:_N_SHOWN]) + (", ..." if len(told) > _N_SHOWN else "")
     return [f"charges as written in the file: {shown}"] if told else []
@@ -108,7 +124,7 @@ def refuse_unsaid_ions(geometry: Geometry, groups: Groups, options: ChargeOption
         It names the fragment, and the option that would say it.
     """
     if options.charge is not None or options.multiplicity is not None or geometry.has_states:
-        return
+        return  # who gives some, as Psi4 does, means that the others are neutral
     for number, group in enumerate(groups, start=1):
         symbol, is_said = geometry.symbols[group[0]], geometry.charges[group[0]] is not None
         if len(group) == 1 and symbol in LONE_CHARGES and not is_said:

@@ -6,7 +6,7 @@ Rules of this file
    left out but what follows the last atom, which a warning tells.
 2. A file that begins with anything else is a list of atoms: what Psi4 accepts between braces.
 3. In both, ``--`` stands between fragments, and a line of two whole numbers gives the charge and
-   the multiplicity of what follows.
+   the multiplicity of what follows; in the comment of an XYZ file they are only warned of.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from qcmb_mpi.inputs.atoms import (
 )
 
 UNITS = {"angstrom": "angstrom", "ang": "angstrom", "bohr": "bohr", "au": "bohr", "a.u.": "bohr"}
-_CHARGE = re.compile(r"([+-]?\d+)[\s,]+(\d+)")
+_CHARGE = re.compile(r"([+-]?\d{1,4})[\s,]+(\d{1,4})")
 _UNITS_LINE = re.compile(r"units?[\s=:]+(\S+)", re.IGNORECASE)
 _NO_ATOMS = re.compile(r"(no_?com|no_?reorient|symmetry\b.*)", re.IGNORECASE)
 _PROPERTIES = re.compile(r"""\bproperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
-_BOHR = re.compile(r"(?<![/*^.\w])bohrs?\b", re.IGNORECASE)
+_BOHR = re.compile(
+    r"\bunits?[\s=:]+(bohr|au)\b|(\bin|\[|\()\s*bohrs?\b(?![-^/])|^\s*bohrs?\s*$", re.IGNORECASE
+)
 _CHARGE_WORD = re.compile(r"\bcharge\s*[=:]\s*[+-]?0*[1-9]\d*", re.IGNORECASE)
 _CELL = re.compile(r"\blattice\s*=", re.IGNORECASE)
 
@@ -63,7 +65,7 @@ def parse(lines: Sequence[str], source: str, element: Element, units: str | None
     first = next(place for place, line in enumerate(lines) if line.strip())
     count = lines[first].strip()
     reader = _Reader(source, element, units)
-    if re.fullmatch(r"[+-]?\d+", count):
+    if re.fullmatch(r"[+-]?\d{1,9}", count):
         _read_counted(reader, lines, first)
     else:
         _read_listed(reader, lines, first)
@@ -106,6 +108,8 @@ class _Reader:
         """Take a line that is an atom."""
         words, (name, place) = text.split("#")[0].split(), columns
         coordinates = read_coordinates(words[place : place + 3], self.where(number))
+        if len(words) <= name:
+            raise InputError(self.where(number), "has no element", value=text)
         symbol, charge = read_atom(words[name], self._element, self.where(number))
         self._groups[-1].append(len(self.symbols))
         self.symbols.append(symbol)
@@ -184,7 +188,7 @@ def _heed_comment(reader: _Reader, comment: str, number: int) -> Columns:
         message = "the comment speaks of bohr, but an .xyz file is in angstrom"
         accepted = "--units bohr or --units angstrom, whichever is meant"
         raise InputError(reader.where(number), message, value=comment, accepted=accepted)
-    if found := _CHARGE_WORD.search(comment):
+    if found := _CHARGE_WORD.search(comment) or _CHARGE.fullmatch(comment.strip()):
         reader.warnings.append(f"not read, but in the comment: {found[0]}; --charge says it")
     found = _PROPERTIES.search(comment)
     return _columns(found[1], reader.where(number)) if found else (0, 1)
@@ -194,8 +198,10 @@ def _columns(properties: str, where: str) -> Columns:
     """Read ``species:S:1:pos:R:3:forces:R:3`` of an extended XYZ file."""
     parts, starts, column = properties.split(":"), {}, 0
     try:
-        for name, width in zip(parts[::3], parts[2::3], strict=True):
+        for name, width in zip(parts[::3], parts[2::3], strict=False):
             starts[name.lower()] = column
+            if not width.isdecimal() or int(width) < 1:
+                break  # what stands behind it is not found, nor needed
             column += int(width)
         name = next(key for key in ("species", "element", "z") if key in starts)
         return starts[name], starts["pos"]

@@ -249,3 +249,45 @@ def test_an_element_of_two_letters_in_an_atom_name_is_noted(tmp_path: Path) -> N
 def test_what_is_no_pdb_file_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(pdb(tmp_path / "w.pdb", lines))
+
+
+SODIUM = "0 1\nO 0 0 0\nH 0 .76 .59\nH 0 -.76 .59\n--\n{} 0 0 5\n"
+
+
+def test_signs_of_atoms_count_beside_charge_lines(tmp_path: Path) -> None:
+    path = tmp_path / "w.xyz"
+    path.write_text(SODIUM.format("Na+"))
+    assert read(path).model.molecule.fragment_charges == [0.0, 1.0]
+    path.write_text(SODIUM.format("0 1\nNa+"))
+    with pytest.raises(InputError, match="0 in the line of a fragment and 1 by its atoms"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        text(["0 0 0"], "Properties=pos:R:3:species:S:1"),
+        f"{'9' * 5000}\n\n{DIMER[0]}\n",
+        f"{'9' * 5000} 1\n{DIMER[0]}\n",
+    ],
+)
+def test_nonsense_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "w.xyz"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"w\.xyz"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "comment", ["Niels Bohr Institute", "gradient in hartree, bohr-1", "species:S:1:pos:R:3:x:"]
+)
+def test_comments_that_say_no_unit_do_no_harm(tmp_path: Path, comment: str) -> None:
+    path = tmp_path / "w.xyz"
+    path.write_text(text(DIMER, comment.replace("species", "Properties=species")))
+    assert not read(path).warnings
+
+
+def test_a_charge_in_the_comment_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "w.xyz"
+    path.write_text(text(DIMER, "-1 1"))
+    assert "not read, but in the comment: -1 1" in read(path).warnings[0]
