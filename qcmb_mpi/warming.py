@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from qcmb_mpi.execution.forkserver import PRELOAD, PRELOAD_NATIVE
+from qcmb_mpi.execution.forkserver import PRELOAD, PRELOAD_LAST, PRELOAD_NATIVE
 from qcmb_mpi.programs.configured import has_settings
 from qcmb_mpi.programs.names import OURS, preload_modules
 
@@ -37,7 +37,8 @@ def modules_for(args: argparse.Namespace) -> tuple[str, ...]:
         or _FOR_QCENGINE.search(text)
         or has_settings()
     )
-    return (*(PRELOAD if takes_qcengine else PRELOAD_NATIVE), *preload_modules(sorted(names)))
+    first = PRELOAD if takes_qcengine else PRELOAD_NATIVE
+    return (*first, *preload_modules(sorted(names)), *PRELOAD_LAST)
 
 
 def _peek(source: str) -> bytes:

@@ -51,6 +51,7 @@ _PIPE_BYTES = 2**20  # the system may allow less
 # What every slot needs, and what is enough for our own programs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
 PRELOAD_NATIVE = ("qcmb_mpi.execution.preload_native",)
+PRELOAD_LAST = ("qcmb_mpi.execution.preload_last",)
 
 
 def clean_environment(environ: Mapping[str, str], n_threads: int = 1) -> dict[str, str]:

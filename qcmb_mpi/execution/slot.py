@@ -42,6 +42,7 @@ from qcmb_mpi.execution.tickets import Turnstile
 from qcmb_mpi.machine.affinity import pin
 from qcmb_mpi.machine.processes import reap_strays
 from qcmb_mpi.machine.threads import thread_environment
+from qcmb_mpi.programs.threads import set_threads
 
 _HOLD_S = 0.05
 # When so little work is left, it is told once, when half of it is done: the agent may have more.
@@ -125,8 +126,8 @@ class _Desk:
 
     def _settle(self, resources: SlotResources) -> None:
         if resources is not self._settled:  # another space was opened since
-            self._settled = resources
-            settle(resources)
+            is_first, self._settled = self._settled is None, resources
+            settle(resources, is_first=is_first)
 
 
 def _outlast_termination() -> None:
@@ -147,14 +148,19 @@ def _build(
         return Refusal(resources, error), error
 
 
-def settle(resources: SlotResources) -> None:
-    """Take up the processors and threads that are this process's, before any numeric work."""
+def settle(resources: SlotResources, *, is_first: bool = False) -> None:
+    """Take up the processors and threads that are this process's, before any numeric work.
+
+    Parameters
+    ----------
+    resources : SlotResources
+    is_first : bool
+        Whether this process was just forked: its fork server has looked for libraries already.
+    """
     if resources.cpus:
         pin(resources.cpus)
     os.environ.update(thread_environment(resources.n_threads))
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(resources.n_threads)
+    set_threads(resources.n_threads, is_known=is_first)
 
 
 class Outbox:

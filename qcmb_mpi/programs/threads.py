@@ -28,6 +28,25 @@ def _controller(loaded: tuple[str, ...]) -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def loaded_libraries() -> ThreadpoolController:
+    """Return the OpenMP and BLAS libraries of this process; a forked child has them from it."""
+    return _controller(tuple([name for name in _CARRIERS if name in sys.modules]))
+
+
+def set_threads(n_threads: int, *, is_known: bool = False) -> None:
+    """Let all libraries that are loaded use `n_threads` threads from now on.
+
+    Parameters
+    ----------
+    n_threads : int
+        At least 1.
+    is_known : bool
+        Whether nothing can have been loaded since they were last looked for.
+    """
+    controller = loaded_libraries() if is_known else ThreadpoolController()
+    controller.limit(limits=n_threads)
+
+
 def limited_threads(
     n_threads: int, n_blas_threads: int | None = None
 ) -> AbstractContextManager[Any]:
@@ -46,7 +65,7 @@ def limited_threads(
     -------
     context manager
     """
-    controller = _controller(tuple([name for name in _CARRIERS if name in sys.modules]))
+    controller = loaded_libraries()
     limits = {"openmp": max(1, n_threads), "blas": max(1, n_blas_threads or n_threads)}
     for library in controller.lib_controllers:
         if library.get_num_threads() != limits.get(library.user_api):

@@ -16,7 +16,7 @@ from qcengine.programs.base import programs
 from qcmb_mpi import schema
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.execution.engine import QCEngineRecipe, SlotResources
-from qcmb_mpi.execution.forkserver import PRELOAD, PRELOAD_NATIVE
+from qcmb_mpi.execution.forkserver import PRELOAD, PRELOAD_LAST, PRELOAD_NATIVE
 from qcmb_mpi.expansion.plan import TaskSpace
 from qcmb_mpi.programs import bare, native_harness
 from qcmb_mpi.programs.harness import means_of, qcengine_error
@@ -208,6 +208,7 @@ def test_a_server_of_native_slots_is_not_told_of_qcengine(tmp_path: Path) -> Non
     hexamer = EXAMPLES / "water-hexamer.yaml"
     modules = modules_for(arguments(hexamer))
     assert modules[:1] == PRELOAD_NATIVE
+    assert modules[-1:] == PRELOAD_LAST
     assert "pyscf.scf" in modules
     for option in ({"imports": ["a"]}, {"remedies": True}, {"program": "psi4"}):
         assert modules_for(arguments(hexamer, **option))[:1] == PRELOAD

@@ -30,7 +30,7 @@ from qcmb_mpi.programs import native_harness, tblite_run
 from qcmb_mpi.programs.native import Atoms, CalculationFailed, Means
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
-from qcmb_mpi.programs.threads import limited_threads
+from qcmb_mpi.programs.threads import limited_threads, set_threads
 from qcmb_mpi.scheduling.policy import ErrorClass
 from tests.edge.harness_cases import one_thread
 
@@ -374,6 +374,15 @@ print(calls)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[True]\n", "")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_threads_of_a_slot_are_set_for_good(is_known: bool) -> None:
+    with threadpool_limits(1):
+        for n_threads in (2, 1):
+            set_threads(n_threads, is_known=is_known)
+            libraries = ThreadpoolController().lib_controllers
+            assert {each.get_num_threads() for each in libraries} == {n_threads}
 
 
 def test_threads_that_are_right_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
