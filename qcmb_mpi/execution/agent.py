@@ -99,6 +99,11 @@ class Agent:
         """Whether all slots have enough to do for a while, so that nothing is urgent."""
         return self._clock() < self._calm_until_s
 
+    @property
+    def has_rung(self) -> bool:
+        """Whether the last wait was ended by the bell."""
+        return self._pool.has_rung
+
     def handle(self, message: ToAgent) -> None:
         """Take a message of the master."""
         self._calm_until_s = -math.inf

@@ -11,6 +11,7 @@ import pytest
 from qcmb_mpi.execution import agent as agents
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.executors.mpi.bell import Bell
+from qcmb_mpi.execution.executors.mpi.mail import Nap
 from qcmb_mpi.execution.executors.mpi.neighbours import Neighbour, Neighbours
 from tests.edge.agent_cases import ended, hear, new_agent, open_space, work
 from tests.engines import ToyRecipe
@@ -72,8 +73,42 @@ def test_ranks_of_the_node_are_rung_and_no_others(bells: tuple[Bell, Bell]) -> N
     assert not is_ringing(others)
     neighbours.ring(0)
     assert is_ringing(others)
+    assert neighbours.have_bells([0])
+    assert not neighbours.have_bells([0, 1])
     neighbours.close()
     neighbours.ring(0)
+    assert not neighbours.have_bells([0])
+
+
+def test_whom_a_bell_calls_need_not_look_until_it_rang_in_vain() -> None:
+    nap = Nap()
+    called = {"is_busy": False, "is_calm": False, "is_called": True}
+    nap.follow(**called)
+    longest_s = nap.interval_s
+    nap.follow(**called, is_vain=True)
+    found = [nap.interval_s]
+    for _ in range(3):
+        nap.follow(**called)
+        found.append(nap.interval_s)
+    assert found == [found[0] * 2**n for n in range(4)]
+    assert found[-1] < longest_s
+    nap.follow(**called | {"is_busy": True})
+    assert nap.interval_s == longest_s
+
+
+def test_without_a_bell_the_intervals_begin_anew_when_something_happens() -> None:
+    nap = Nap()
+    shortest_s = nap.interval_s
+    quiet = {"is_busy": False, "is_calm": False, "is_called": False}
+    for _ in range(20):
+        nap.follow(**quiet)
+    longest_s = nap.interval_s
+    nap.follow(**quiet)
+    assert nap.interval_s == longest_s > shortest_s
+    nap.follow(**quiet | {"is_calm": True})
+    assert nap.interval_s > longest_s
+    nap.follow(**quiet | {"is_busy": True})
+    assert nap.interval_s == shortest_s
 
 
 def test_an_agent_without_slots_waits_no_longer_when_its_bell_rings(

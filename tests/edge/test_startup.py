@@ -121,7 +121,7 @@ class Silent:
     """An agent that has nothing to say, and does not want to be asked for ever."""
 
     info = AgentInfo(0, "here", 1, 0)
-    is_calm = False
+    is_calm = has_rung = False
 
     def __init__(self) -> None:
         self.n_asked = 0

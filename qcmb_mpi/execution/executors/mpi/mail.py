@@ -28,6 +28,7 @@ _N_LOOKS = 2
 _SHORTEST_S = 0.0002
 _LONGEST_S = 0.01
 _LONGEST_CALM_S = 0.03
+_LONGEST_CALLED_S = 0.1
 
 
 class Nap:
@@ -35,15 +36,32 @@ class Nap:
 
     def __init__(self) -> None:
         self.interval_s = _SHORTEST_S
+        self._is_seeking = False
 
-    def reset(self) -> None:
-        """Start again with the shortest."""
-        self.interval_s = _SHORTEST_S
+    def follow(
+        self, *, is_busy: bool, is_calm: bool, is_called: bool, is_vain: bool = False
+    ) -> None:
+        """Choose the next interval.
 
-    def lengthen(self, *, is_calm: bool = False) -> None:
-        """Sleep longer, up to a limit; a higher one if nobody waits for an answer."""
-        longest_s = _LONGEST_CALM_S if is_calm else _LONGEST_S
-        self.interval_s = min(2 * self.interval_s, longest_s)
+        Parameters
+        ----------
+        is_busy : bool
+            Something has happened: start again, with the shortest.
+        is_calm : bool
+            Nobody waits for an answer: no need to start again, and a higher limit.
+        is_called : bool
+            A bell rings for every message: the longest at once.
+        is_vain : bool
+            It has rung, and the message is still to come.
+        """
+        self._is_seeking = is_vain or (self._is_seeking and not is_busy)
+        if is_called and not self._is_seeking:
+            self.interval_s = _LONGEST_CALLED_S
+        elif is_vain or (is_busy and not is_calm):
+            self.interval_s = _SHORTEST_S
+        else:
+            longest_s = _LONGEST_CALM_S if is_calm else _LONGEST_S
+            self.interval_s = min(2 * self.interval_s, longest_s)
 
 
 class Line:
@@ -145,6 +163,12 @@ class Mail:
         for source in list(self._arriving):
             arrived += [(source, message) for message in self._finished(source)]
         return arrived
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no message is on its way, which takes looks for MPI to pass it on."""
+        self._forward_sends()
+        return not self._sending and not self._arriving
 
     def flush(self, timeout_s: float) -> None:
         """Wait until what was sent to ranks that are alive has been taken."""

@@ -55,6 +55,7 @@ class MasterTransport:
         self._heartbeat_s = heartbeat_s
         self._mail = mail
         self._nap = Nap()
+        self._is_called = neighbours.have_bells(range(1, self._size))
         self.infos = {0: agent.info}
         self.lost: dict[int, str] = {}
         self._silent: set[int] = set()
@@ -79,16 +80,18 @@ class MasterTransport:
         n_known = len(self.infos)
         while True:
             left_s = give_up_s - time.monotonic()
-            news = list(self._receive())
+            was_rung, news = self._agent.has_rung, list(self._receive())
+            is_vain = was_rung and not news
             if len(self.infos) > n_known:  # whoever waits for a Hello looks there
                 return news
             wait_s = 0.0 if news else max(0.0, min(self._nap.interval_s, left_s))
             news += [(0, message) for message in self._agent.poll(wait_s)]
-            is_calm = self._agent.is_calm
-            if news and not is_calm:
-                self._nap.reset()
-            else:
-                self._nap.lengthen(is_calm=is_calm)
+            self._nap.follow(
+                is_busy=bool(news),
+                is_calm=self._agent.is_calm,
+                is_called=self._is_called and self._mail.is_quiet,
+                is_vain=is_vain,
+            )
             if news or left_s <= 0:
                 return news
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from qcmb_mpi.execution.executors.mpi.bell import Bell
@@ -81,6 +81,10 @@ class Neighbours:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGKILL)
         return True
+
+    def have_bells(self, ranks: Iterable[int]) -> bool:
+        """Tell whether we hear each of `ranks` when it has sent something."""
+        return self._bell.fileno() >= 0 and all(self._bells.get(rank) for rank in ranks)
 
     def ring(self, rank: int) -> None:
         """Have `rank` look for messages, if it is one of the node."""

@@ -57,6 +57,7 @@ class Worker:
         self._neighbours = neighbours
         self._heartbeat_s = heartbeat_s
         self._mail = mail
+        self._is_called = neighbours.have_bells([0])
         self._spaces: set[int] = set()
         self._is_retired = False
         self._beats = Heartbeat([0], heartbeat_s, time.monotonic())
@@ -70,15 +71,19 @@ class Worker:
         self._be_patient()
         self._mail.send(0, Beat())
         while True:
-            messages = self._mail.receive()
+            was_rung, messages = self._agent.has_rung, self._mail.receive()
             for _, message in messages:
                 if isinstance(message, End):
                     return message
                 self._take(message)
             is_busy = self._work(0.0 if messages else nap.interval_s) or bool(messages)
             self._mind_master(has_spoken=bool(messages))
-            is_calm = self._agent.is_calm
-            nap.reset() if is_busy and not is_calm else nap.lengthen(is_calm=is_calm)
+            nap.follow(
+                is_busy=is_busy,
+                is_calm=self._agent.is_calm,
+                is_called=self._is_called and self._mail.is_quiet,
+                is_vain=was_rung and not messages,
+            )
 
     def close(self, *, wait: bool = True) -> None:
         """End our slots."""
