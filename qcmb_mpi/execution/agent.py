@@ -92,7 +92,7 @@ class Agent:
         self._timing = ReportTiming()
         self._held: list[Outcomes] = []
         self._calm_until_s = -math.inf
-        self._asked_in_vain: set[int] = set()
+        self._recalled: set[int] = set()
 
     @property
     def is_calm(self) -> bool:
@@ -117,7 +117,7 @@ class Agent:
                 self._solo.add(message)
             case Work(space, ids):
                 self._backlog.add(space, ids)
-                self._asked_in_vain.discard(space)
+                self._recalled.discard(space)
             case Recall(space):
                 self._return(space)
             case Shut(space):
@@ -213,19 +213,20 @@ class Agent:
 
     def _return(self, space: int) -> None:
         unstarted = np.concatenate((self._backlog.recall(space), self._solo.recall(space)))
-        (self._asked_in_vain.discard if len(unstarted) else self._asked_in_vain.add)(space)
+        self._recalled.add(space)  # what comes back from a slot later is not to be started either
         self._pool.news.append(Returned(space, unstarted))
 
     def _relieve_stuck(self) -> None:
         """Take back what waits in a slot behind a task that takes far longer than it should."""
         for space, ids in self._pool.give_back_stuck():
             self._backlog.put_back(space, ids)
-        for space in self._asked_in_vain.intersection(self._backlog.spaces):
+        for space in self._recalled.intersection(self._backlog.spaces):
             self._return(space)
 
     def _shut(self, space: int) -> None:
         self._backlog.recall(space)
         self._solo.recall(space)
+        self._recalled.discard(space)
         self._pool.shut(space)
         for slot in list(self._pool.slots):
             if len(slot.outstanding.recall(space)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
@@ -89,6 +90,11 @@ def test_what_waits_behind_a_task_that_hangs_is_done_by_another_slot(agent: Agen
     assert 7 not in {each.task for each in outcomes(heard)}
 
 
+def given_back(news: list[FromAgent]) -> list[list[int]]:
+    """Return what was given back, answer by answer."""
+    return [each.ids.tolist() for each in news if isinstance(each, Returned)]
+
+
 def test_what_was_asked_for_while_a_slot_had_it_is_given_back_when_that_is_stuck(
     agent: Agent,
 ) -> None:
@@ -96,11 +102,22 @@ def test_what_was_asked_for_while_a_slot_had_it_is_given_back_when_that_is_stuck
     hear(agent, lambda _: not agent._backlog)
     agent.handle(Recall(0))
 
-    def given_back(news: list[FromAgent]) -> list[list[int]]:
-        return [each.ids.tolist() for each in news if isinstance(each, Returned)]
-
     heard = hear(agent, lambda news: len(given_back(news)) == 2)
     assert given_back(heard) == [[], list(range(8, 30))]
     work(agent, [30])  # is not given to a slot that is stuck
     agent.handle(Recall(0))
     assert given_back(agent.poll(0.0)) == [[30]]
+
+
+@pytest.mark.parametrize("end", ["stuck", "killed"])
+def test_what_a_slot_had_is_given_back_though_other_tasks_were_before(
+    agent: Agent, end: str
+) -> None:
+    stuck(agent, n_slots=1)
+    hear(agent, lambda _: not agent._backlog and agent._pool.slots[0].process.n_started == 8)
+    agent._backlog.add(0, np.array([30, 31]))
+    agent.handle(Recall(0))
+    if end == "killed":
+        agent._pool.slots[0].process.kill()
+    heard = hear(agent, lambda news: len(given_back(news)) == 2)
+    assert given_back(heard) == [[30, 31], list(range(8, 30))]
