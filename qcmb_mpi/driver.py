@@ -269,6 +269,7 @@ class _Run:
             stop=self._stop,
             timeout_s=config.timeout_per_task,
             scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
+            grant=self._executor.grant,
         )
         if self._deadline_s is not None:
             dispatcher.set_deadline(self._deadline_s)

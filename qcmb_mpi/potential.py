@@ -167,10 +167,10 @@ class ManyBodyPotential:
 
 
 def _loaded(input_data: Any, options: schema.InputOptions | None) -> schema.LoadedInput:
-    if isinstance(input_data, schema.LoadedInput):
-        return input_data
     if isinstance(input_data, (str, os.PathLike)):
         return schema.read_input(os.fspath(input_data), options=options)
     if options is not None and options.given():
         raise InputError("options", "only complete an .xyz or .pdb file")
+    if isinstance(input_data, schema.LoadedInput):
+        return input_data
     return schema.load_input(input_data)

@@ -9,6 +9,7 @@ Rules of this file
 from __future__ import annotations
 
 from qcmb_mpi.errors import QcmbError
+from qcmb_mpi.execution.layout import Grant
 from qcmb_mpi.execution.wire import AgentInfo, Transport
 from qcmb_mpi.scheduling.learning import common_bytes
 from qcmb_mpi.scheduling.placement import Layout
@@ -24,11 +25,14 @@ class Crew:
     transport : Transport
     n_agents : int
         Agents there should be; they are numbered from 0.
+    grant : Grant, optional
+        What may be used of them.
     """
 
-    def __init__(self, transport: Transport, n_agents: int) -> None:
+    def __init__(self, transport: Transport, n_agents: int, grant: Grant | None = None) -> None:
         self._transport = transport
         self.n_agents = n_agents
+        self._grant = grant or Grant()
         self.layouts: dict[int, Layout] = {}
         self._left: dict[int, str] = {}
         self._mustered: dict[int, AgentInfo] = {}
@@ -37,7 +41,8 @@ class Crew:
     @property
     def present(self) -> dict[int, AgentInfo]:
         """Those that have said hello and not left."""
-        return {a: info for a, info in self._transport.infos.items() if not self.has_left(a)}
+        infos = {a: info for a, info in self._transport.infos.items() if not self.has_left(a)}
+        return self._grant.of(infos)
 
     @property
     def is_idle(self) -> bool:

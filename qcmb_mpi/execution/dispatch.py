@@ -22,7 +22,7 @@ import numpy as np
 from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.crew import Crew
 from qcmb_mpi.execution.engine import EngineRecipe
-from qcmb_mpi.execution.layout import Placement
+from qcmb_mpi.execution.layout import Grant, Placement
 from qcmb_mpi.execution.observer import Observer, Sink
 from qcmb_mpi.execution.outcome import Failure
 from qcmb_mpi.execution.outcomes import Outcomes
@@ -98,6 +98,8 @@ class Dispatcher:
     timeout_s : float
         Wall seconds of one task.
     scratch : str, optional
+    grant : Grant, optional
+        What may be used of the agents.
     clock : callable
         Monotonic seconds.
     """
@@ -113,12 +115,13 @@ class Dispatcher:
         stop: Stop | None = None,
         timeout_s: float = 3600.0,
         scratch: str | None = None,
+        grant: Grant | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = Scheduler(options=options or SchedulerOptions())
         self.ending: str | None = None
         self._transport = transport
-        self._crew = Crew(transport, n_agents)
+        self._crew = Crew(transport, n_agents, grant)
         self._sink = sink
         self._observer = observer or Observer()
         self._stop = stop or Stop()

@@ -11,7 +11,8 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,38 @@ if TYPE_CHECKING:
     from qcmb_mpi.execution.executors.base import ExecutorConfig
 
 _WORTH_S = 0.25  # more threads must save more than two runs of one layout differ by
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a run may use of each node, where its pool has more.
+
+    Parameters
+    ----------
+    n_cores, memory_bytes : int, optional
+        Default what the pool has.
+    """
+
+    n_cores: int | None = None
+    memory_bytes: int | None = None
+
+    def of(self, infos: Mapping[int, AgentInfo]) -> dict[int, AgentInfo]:
+        """Return the agents as if they had no more; those of a node share it equally."""
+        n_here = Counter(info.host for info in infos.values() if info.n_cores)
+        return {agent: self._share(info, n_here[info.host]) for agent, info in infos.items()}
+
+    def _share(self, info: AgentInfo, n_sharing: int) -> AgentInfo:
+        if not info.n_cores:
+            return info
+        if self.n_cores:
+            info = replace(info, n_cores=min(info.n_cores, max(1, self.n_cores // n_sharing)))
+        if not self.memory_bytes:
+            return info
+        return replace(
+            info,
+            memory_bytes=_least((info.memory_bytes, self.memory_bytes // n_sharing)),
+            node_memory_bytes=_least((info.node_memory_bytes, self.memory_bytes)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ def run_tasks(
         observer=collected,
         timeout_s=config.timeout_per_task,
         scratch=None if config.scratch_dir is None else os.fspath(config.scratch_dir),
+        grant=executor.grant,
     )
     recipe = TaskListRecipe(tuple(tasks), config.imports, config.is_remedied)
     job = Job(executor.next_space(), recipe, _classes(tasks))

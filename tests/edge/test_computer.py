@@ -252,10 +252,11 @@ def _slot_pids() -> set[int]:
 
 @pytest.mark.usefixtures("own_pool")
 def test_qcengine_runs_it_as_a_procedure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QCENGINE_NCORES", "1")  # of stock's tasks
+    monkeypatch.setenv("QCENGINE_NCORES", "1")  # of all of ours, and of each of stock's tasks
     inp = ManyBodyInput(**many_body_input(3, program="pyscf"))
     result = qcengine.compute(inp, "qcmb_mpi", raise_error=True)
     slots = _slot_pids()
+    assert len(slots) == 1
     assert isinstance(result, ManyBodyResult)
     assert_equal(result, stock(json.loads(inp.model_dump_json())))
     assert_equal(qcengine.compute(inp, "qcmb_mpi"), result)

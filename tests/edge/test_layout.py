@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcmb_mpi.execution.executors.base import ExecutorConfig
-from qcmb_mpi.execution.layout import place
+from qcmb_mpi.execution.layout import Grant, place
 from qcmb_mpi.execution.wire import AgentInfo
 from qcmb_mpi.scheduling.messages import TaskClass
 from qcmb_mpi.scheduling.placement import Layout
@@ -198,3 +198,16 @@ def test_slots_that_share_cores_are_told_of() -> None:
     assert line.startswith("8 slots x 1 thread share 4 cores: each task is predicted to take 2 ")
     assert place(infos, work(100), ExecutorConfig(n_workers=4)).crowded(infos) == []
     assert place(infos, work(100), ExecutorConfig()).crowded(infos) == []
+
+
+def test_what_is_granted_of_a_node_is_shared_by_its_agents_who_never_get_more_than_they_have() -> (
+    None
+):
+    infos = {rank: AgentInfo(rank, "node", 4, 4 * GB, 8 * GB) for rank in range(2)}
+    infos |= {2: info(2, 4, GB), 3: info(3, 0)}
+    granted = Grant(n_cores=6, memory_bytes=6 * GB).of(infos)
+    assert [each.n_cores for each in granted.values()] == [3, 3, 4, 0]
+    assert [each.memory_bytes for each in granted.values()] == [3 * GB, 3 * GB, GB, 0]
+    assert granted[0].node_memory_bytes == 6 * GB
+    assert [each.n_cores for each in Grant(n_cores=1).of(infos).values()] == [1, 1, 1, 0]
+    assert Grant().of(infos) == infos

@@ -195,8 +195,10 @@ def test_what_cannot_be_computed_is_refused_or_told(pool: MultiprocessingExecuto
         potential.energy(np.zeros((4, 3)))
     with pytest.raises(InputError, match=r"^molecule\.geometry"):
         potential.energy(np.zeros((3, 3)))
-    with pytest.raises(InputError, match=r"^options"):
-        ManyBodyPotential(many_body_input(3), pool, options=schema.InputOptions(method="hf"))
+    document = many_body_input(3)
+    for given in (document, schema.load_input(document)):
+        with pytest.raises(InputError, match=r"^options"):
+            ManyBodyPotential(given, pool, options=schema.InputOptions(method="hf"))
     failing = copy.deepcopy(many_body_input(3, faults={"3": "input"}))
     with pytest.raises(TasksFailed):
         ManyBodyPotential(failing, pool).energy(geometries(3, 1)[0])

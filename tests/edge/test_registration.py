@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import qcengine
+from qcengine.config import get_config
 from qcengine.procedures.base import get_procedure, procedures
 from qcengine.programs.base import programs
 from qcengine.programs.mopac import MopacHarness
 
+from qcmb_mpi.execution.executors.base import Executor
+from qcmb_mpi.execution.executors.local import SequentialExecutor
+from qcmb_mpi.execution.layout import Grant
 from qcmb_mpi.programs import register
 from qcmb_mpi.programs.names import preload_modules
 from qcmb_mpi.programs.procedure import ManyBodyProcedure
@@ -69,26 +73,29 @@ def test_missing_program_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
         PySCFHarness().found(raise_error=True)
 
 
-def test_procedure_hands_the_input_to_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("told", "grant"),
+    [({}, Grant()), ({"ncores": 77, "memory": 1.5}, Grant(77, 3 * 2**29))],
+)
+def test_procedure_hands_the_input_to_the_computer_and_keeps_to_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], grant: Grant
+) -> None:
     class Computer:
         @staticmethod
-        def from_manybodyinput(model: Any, executor: str) -> str:
-            return f"result of {model} on {executor}"
+        def from_manybodyinput(model: Any, executor: Executor) -> str:
+            assert executor.grant == grant
+            return f"result of {model}"
 
-    class Module:
-        ParallelManyBodyComputer = Computer
-
-        @staticmethod
-        def warm_executor() -> str:
-            return "a warm pool"
-
-    monkeypatch.setattr("qcmb_mpi.programs.procedure.import_module", lambda name: Module)
+    pool = SequentialExecutor()
+    monkeypatch.setattr("qcmb_mpi.computer.ParallelManyBodyComputer", Computer)
+    monkeypatch.setattr("qcmb_mpi.warm.warm_executor", lambda: pool)
     register()
     procedure = get_procedure("QCMB_MPI")
     assert isinstance(procedure, ManyBodyProcedure)
     assert procedure.found()
     assert procedure.get_version() == qcengine.get_procedure("qcmanybody").get_version()
-    assert procedure.compute("input", None) == "result of input on a warm pool"
+    assert procedure.compute("input", get_config(task_config=told)) == "result of input"
+    assert pool.grant == Grant()
     assert procedures["qcmanybody"].name == "QCManyBody"
 
 

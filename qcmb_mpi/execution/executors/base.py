@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.execution.layout import Grant
 
 if TYPE_CHECKING:
     from qcmb_mpi.execution.tasks import ParallelTask, TaskResult
@@ -157,6 +158,8 @@ class Executor(ABC):
     ----------
     learnt : mapping
         What its runs have learnt about costs, for those after them.
+    grant : Grant
+        What its runs may use of each node; see :meth:`granting`.
     """
 
     name: ClassVar[str]
@@ -164,6 +167,7 @@ class Executor(ABC):
     def __init__(self, config: ExecutorConfig | None = None) -> None:
         self.config = config or ExecutorConfig()
         self.learnt: Mapping[str, Any] = {}
+        self.grant = Grant()
         self._transport: Transport | None = None
         self._n_spaces = 0
         self._turn = threading.RLock()
@@ -209,6 +213,16 @@ class Executor(ABC):
         """
         with self._turn, opened(self):
             return work()
+
+    @contextlib.contextmanager
+    def granting(self, grant: Grant) -> Iterator[None]:
+        """Have runs use no more of each node meanwhile than `grant` says."""
+        with self._turn:
+            before, self.grant = self.grant, grant
+            try:
+                yield
+            finally:
+                self.grant = before
 
     def execute(
         self,
