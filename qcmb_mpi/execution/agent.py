@@ -266,7 +266,7 @@ class Agent:
         least_s = 0.0 if Need.of(self._ahead_s(slot)) else least_s
         batch = self._backlog.batch(n_sharing, seconds, least_s)
         if batch is not None:
-            slot.start(*batch, self._clock())
+            self._backlog.put_back(batch[0], slot.start(*batch, self._clock()))
 
     def _hear(self, slot: Slot) -> None:
         try:

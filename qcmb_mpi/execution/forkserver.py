@@ -102,9 +102,18 @@ class SlotProcess:
         if self.is_given_up:
             self.kill()
 
-    def start(self, space: int, ids: list[int]) -> None:
-        """Send it tasks that it may start; raise OSError if it is not there any more."""
-        self.pipe.send(("work", space, ids, self._tickets.issue(len(ids))))
+    def start(self, space: int, ids: list[int]) -> int:
+        """Send it tasks that it may start; return how many: one at least if it has none.
+
+        Raises
+        ------
+        OSError
+            It is not there any more.
+        """
+        number, n_issued = self._tickets.issue(len(ids))
+        if n_issued:
+            self.pipe.send(("work", space, ids[:n_issued], number))
+        return n_issued
 
     def take_back(self) -> int:
         """Return how many tasks it will not start any more: the last ones that it was sent."""

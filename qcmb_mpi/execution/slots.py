@@ -89,14 +89,16 @@ class Slot:
         self.spaces.pop(space, None)
         self._send("forget", space)
 
-    def start(self, space: int, ids: TaskIds, now: float) -> None:
-        """Give it tasks."""
+    def start(self, space: int, ids: TaskIds, now: float) -> TaskIds:
+        """Give it tasks; return those that it cannot be given yet, if it has very many."""
         if not self.outstanding:
             self.progressed_s = now
-        self.outstanding.add(space, ids)
+        n_given = len(ids)
         # A slot that has just died is noticed by the end of file on its pipe.
         with contextlib.suppress(OSError):
-            self.process.start(space, ids.tolist())  # a list is unpickled faster than an array
+            n_given = self.process.start(space, ids.tolist())  # a list is unpickled fastest
+        self.outstanding.add(space, ids[:n_given])
+        return ids[n_given:]
 
     def stuck_in_s(self, now: float) -> float:
         """Return when its current task will have kept the next ones waiting for too long."""

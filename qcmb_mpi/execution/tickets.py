@@ -5,7 +5,8 @@ system gives each byte to one reader, so that a task is started or taken back, a
 
 Rules of this file
 ------------------
-1. A byte says to which message its task belongs: what was taken back is never mistaken for what
+1. Nobody waits here: a system may give a pipe less room than others have.
+2. A byte says to which message its task belongs: what was taken back is never mistaken for what
    was given later.
 """
 
@@ -33,14 +34,25 @@ class Tickets:
 
     def __init__(self) -> None:
         self.slot_fd, self._write_fd = os.pipe()
-        os.set_blocking(self.slot_fd, False)
+        for fd in (self.slot_fd, self._write_fd):
+            os.set_blocking(fd, False)
         self._number = 0
 
-    def issue(self, n_tasks: int) -> int:
-        """Let the slot start as many tasks more; return the number of the message they are in."""
-        self._number = (self._number + 1) % 256
-        os.write(self._write_fd, bytes([self._number]) * n_tasks)
-        return self._number
+    def issue(self, n_tasks: int) -> tuple[int, int]:
+        """Let the slot start as many tasks more, or fewer if it has not read many that it has.
+
+        Returns
+        -------
+        tuple of (int, int)
+            The number of the message they are to be in, and how many it may have.
+        """
+        number = (self._number + 1) % 256
+        try:
+            n_issued = os.write(self._write_fd, bytes([number]) * n_tasks)
+        except BlockingIOError:
+            return self._number, 0
+        self._number = number
+        return number, n_issued
 
     def take_back(self) -> int:
         """Return how many tasks the slot will not start any more: the last ones it was sent."""

@@ -118,10 +118,10 @@ def test_slots_are_given_many_short_tasks_at_once(
         feed(self)
         given.append(list(starts))
 
-    def noting_start(self: Slot, space: int, ids: Any, now: float) -> None:
+    def noting_start(self: Slot, space: int, ids: Any, now: float) -> Any:
         ahead_s = agent._ahead_s(self)
         starts.append((self, ahead_s))
-        start(self, space, ids, now)
+        return start(self, space, ids, now)
 
     monkeypatch.setattr(Agent, "_feed", noting_feed)
     monkeypatch.setattr(Slot, "start", noting_start)
@@ -139,9 +139,9 @@ def test_the_last_tasks_go_to_slots_that_have_no_more_than_the_one_they_are_at(
 ) -> None:
     before, start = {}, Slot.start
 
-    def noting_start(self: Slot, space: int, ids: Any, now: float) -> None:
+    def noting_start(self: Slot, space: int, ids: Any, now: float) -> Any:
         before[len(agent._backlog)] = len(self.outstanding)
-        start(self, space, ids, now)
+        return start(self, space, ids, now)
 
     monkeypatch.setattr(Slot, "start", noting_start)
     open_space(agent, ToyRecipe(MANY, seconds=0.03))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.tickets import Tickets, Turnstile
-from qcmb_mpi.execution.wire import FromAgent, Recall, Returned
+from qcmb_mpi.execution.wire import FromAgent, Ready, Recall, Returned
 from tests.edge.agent_cases import ended, hear, new_agent, open_space, outcomes, work
 from tests.engines import ToyRecipe
 from tests.toys import toy_expansion
@@ -34,9 +35,11 @@ class Story(RuleBasedStateMachine):
     @rule(n_tasks=st.integers(1, 5))
     def give(self, n_tasks: int) -> None:
         first = len(self.started) + len(self.taken) + len(self.given)
+        number, n_issued = self.tickets.issue(n_tasks)
+        assert n_issued == n_tasks
         ids = list(range(first, first + n_tasks))
         self.given += ids
-        self.sent.append((ids, self.tickets.issue(n_tasks)))
+        self.sent.append((ids, number))
 
     @rule()
     def take_back(self) -> None:
@@ -121,3 +124,29 @@ def test_what_a_slot_had_is_given_back_though_other_tasks_were_before(
         agent._pool.slots[0].process.kill()
     heard = hear(agent, lambda news: len(given_back(news)) == 2)
     assert given_back(heard) == [[30, 31], list(range(8, 30))]
+
+
+def test_an_agent_waits_for_no_slot_whose_pipe_of_tickets_is_small_and_full(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(toy_expansion(33), faults={0: "hang"}), n_slots=1)
+    hear(agent, lambda news: Ready(0) in news)
+    slot = agent._pool.slots[0]
+    n_bytes = fcntl.fcntl(slot.process._tickets.slot_fd, fcntl.F_SETPIPE_SZ, 4096)
+    agent._backlog._mean_s[0] = 1e-6  # so that all are to be given at once
+    work(agent, range(6000))
+    n_given = len(slot.outstanding)
+    assert 0 < n_given <= n_bytes + 1
+    assert n_given + len(agent._backlog) == 6000
+    agent.handle(Recall(0))
+    heard = hear(agent, lambda news: len(given_back(news)) == 2)
+    assert sorted(task for ids in given_back(heard) for task in ids) == list(range(1, 6000))
+
+
+def test_a_slot_with_a_small_pipe_of_tickets_gets_all_its_tasks_in_the_end(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(toy_expansion(33)), n_slots=1)
+    hear(agent, lambda news: Ready(0) in news)
+    fcntl.fcntl(agent._pool.slots[0].process._tickets.slot_fd, fcntl.F_SETPIPE_SZ, 4096)
+    agent._backlog._mean_s[0] = 1e-6
+    work(agent, range(6000))
+    assert len(agent._backlog)
+    heard = hear(agent, lambda news: len(outcomes(news)) >= 6000)
+    assert [each.task for each in outcomes(heard)] == list(range(6000))
