@@ -89,6 +89,19 @@ def test_an_agent_that_joins_late_gets_its_part() -> None:
     assert assigned(pool.join(1, 4)) == {1: [1]}
 
 
+def test_what_an_only_agent_was_given_at_once_is_asked_back_when_another_one_joins() -> None:
+    pool = Checked()
+    pool.join(0, 2)
+    pool.add(one_class(1500, cost_s=0.005))
+    pool.done(0, *pool.held[0][0], seconds=0.0005)
+    held = list(pool.held[0][0])
+    assert len(held) == 1500 - 4  # it keeps nothing from others: there are none
+    assert pool.join(1, 2) == [m.Retract(0, 0)]
+    given = assigned(pool.step(m.TasksReturned(0, 0, ids(*held[10:]))))
+    assert len(given[1]) > 2
+    assert len(pool.held[0][0]) < 100
+
+
 @pytest.mark.parametrize(("cost_s", "n_at_hand"), [(1.0, 16), (60.0, 1)])
 def test_of_long_tasks_few_are_at_hand_so_that_what_comes_back_starts_soon(
     cost_s: float, n_at_hand: int
