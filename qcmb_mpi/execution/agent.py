@@ -29,6 +29,7 @@ from qcmb_mpi.execution.slots import Slot, SlotSource
 from qcmb_mpi.execution.solo import Solo
 from qcmb_mpi.execution.wire import (
     AgentInfo,
+    Closed,
     Done,
     FromAgent,
     Lost,
@@ -186,8 +187,8 @@ class Agent:
 
     def _news(self) -> list[FromAgent]:
         """Return all that is to be told: outcomes after the rest, but before what ends an agent."""
-        last = [message for message in self._pool.news if isinstance(message, Lost)]
-        news = [message for message in self._pool.news if not isinstance(message, Lost)]
+        last = [message for message in self._pool.news if isinstance(message, Closed | Lost)]
+        news = [message for message in self._pool.news if message not in last]
         if self._held:
             number = self._timing.note_report(self._clock(), self._need())
             news.append(Done(Outcomes.joined(self._held), number))
@@ -229,10 +230,13 @@ class Agent:
         self._recalled.discard(space)
         self._pool.shut(space)
         for slot in list(self._pool.slots):
-            if len(slot.outstanding.recall(space)):
-                # It is at work on what nobody wants any more.
+            if space in slot.outstanding.spaces:  # nobody wants the rest, but what has ended
                 slot.process.kill()
+                self._hear(slot)
+                self._hear_untold(slot)
+                slot.outstanding.recall(space)
                 self._replace(slot, "its task space was shut")
+        self._pool.news.append(Closed(space))
 
     def _feed(self) -> None:
         """Give each slot that may have more one batch: what is sent to it costs by the message."""

@@ -22,6 +22,7 @@ import numpy as np
 from qcmb_mpi.errors import Interrupted, QcmbError, TopologyError
 from qcmb_mpi.execution.crew import Crew
 from qcmb_mpi.execution.engine import EngineRecipe
+from qcmb_mpi.execution.last_words import hear_out
 from qcmb_mpi.execution.layout import Grant, Placement
 from qcmb_mpi.execution.observer import Observer, Sink
 from qcmb_mpi.execution.outcome import Failure
@@ -173,6 +174,9 @@ class Dispatcher:
             self.ending = self._reason_to_end()
             if self.ending is not None:
                 self._sink.flush()
+                if not self.scheduler.is_idle:
+                    hear_out(self._transport, self._crew, self._take)
+                    self._sink.flush()
                 return False
             self._turn(_POLL_S)
             self._step(m.Ticked())

@@ -103,7 +103,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Shut:
-    """The space is finished: forget its engine."""
+    """The space is finished, or given up: end what runs of it, and forget its engine."""
 
     space: int
 
@@ -143,6 +143,13 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Closed:
+    """The answer to :class:`Shut`: whatever ended of the space has been told."""
+
+    space: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """An agent has gone."""
 
@@ -150,7 +157,7 @@ class Lost:
 
 
 ToAgent: TypeAlias = Open | Work | Recall | Shut
-FromAgent: TypeAlias = Ready | Done | Returned | Lost
+FromAgent: TypeAlias = Ready | Done | Returned | Closed | Lost
 
 
 class Transport(Protocol):

@@ -16,7 +16,7 @@ from qcmb_mpi.execution import slot as slots
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.forkserver import SlotProcess
 from qcmb_mpi.execution.slots import Slot
-from qcmb_mpi.execution.wire import Done, FromAgent, Recall, Returned
+from qcmb_mpi.execution.wire import Closed, Done, FromAgent, Ready, Recall, Returned, Shut
 from qcmb_mpi.expansion.plan import TaskSpace
 from tests.edge.agent_cases import (
     PATIENCE_S,
@@ -98,6 +98,19 @@ def test_a_task_that_ends_as_its_slot_is_ended_for_it_is_a_success(
         heard = hear(agent, lambda news: sum(sizes(news)) == 3)
     assert sorted(each.task for each in outcomes(heard)) == [0, 1, 2]
     assert [each.failure for each in outcomes(heard)] == [None] * 3
+
+
+def test_what_is_finished_is_told_when_a_space_is_shut(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, faults={7: "hang"}), n_slots=1)
+    hear(agent, lambda news: Ready(0) in news)
+    agent._backlog.observe(0, 0.0001)
+    work(agent, range(30))
+    [slot] = agent._pool.slots
+    wait_until(lambda: slot.process.n_started == 8)  # while nobody listens to it
+    agent.handle(Shut(0))
+    news = agent.poll(0.0)
+    assert [each.task for each in outcomes(news)] == list(range(7))
+    assert news[-1] == Closed(0)
 
 
 def test_long_tasks_do_not_wait(agent: Agent) -> None:

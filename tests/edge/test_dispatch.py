@@ -18,6 +18,7 @@ from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.stop import Stop
 from qcmb_mpi.execution.wire import (
     AgentInfo,
+    Closed,
     Done,
     FromAgent,
     Lost,
@@ -257,6 +258,37 @@ def test_stop_twice_ends_at_once() -> None:
     n_held = sum(len(message.ids) for _, message in transport.sent_of(Work))
     assert len(notes.kept) < n_held
     assert {to for to, _ in transport.sent_of(Shut)} == {0, 1}
+
+
+class Hoarding(RecordingTransport):
+    """Two agents, one of which tells what it has finished when it is shut, or not even then."""
+
+    def __init__(self, *, is_mute: bool) -> None:
+        super().__init__(2)
+        self.is_mute = is_mute
+        self.hoard: list[tuple[int, FromAgent]] = []
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromAgent]]:
+        news = super().poll(timeout_s)
+        held = [each for each in news if each[0] and isinstance(each[1], Done | Closed)]
+        self.hoard += held
+        news = [each for each in news if each not in held]
+        return news + self.hoard if self.sent_of(Shut) and not self.is_mute else news
+
+
+@pytest.mark.parametrize("is_mute", [False, True])
+def test_stop_at_once_takes_in_what_is_finished_from_who_does_not_keep_it_waiting(
+    is_mute: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport, stop = Hoarding(is_mute=is_mute), Stop()
+    notes = Notes(stop, stop_after=4, n_requests=2)
+    assert not work(transport, job(), notes, stop=stop)
+    n_hoarded = sum(len(each.outcomes) for _, each in transport.hoard if isinstance(each, Done))
+    assert n_hoarded
+    n_done = sum(len(each.outcomes) for _, each in transport.heard if isinstance(each, Done))
+    assert len(notes.kept) == n_done - is_mute * n_hoarded
+    assert notes.flushed_at[-1] == len(notes.kept)
+    assert ("rank 1 did not tell" in caplog.text) == is_mute
 
 
 def test_stop_while_agents_are_awaited_is_an_interruption() -> None:

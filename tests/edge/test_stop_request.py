@@ -7,10 +7,16 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from qcmb_mpi.errors import Interrupted
+from qcmb_mpi.execution.engine import SlotResources
+from qcmb_mpi.execution.executors.inline import InlineAgent
+from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.stop import Cut, cuttable, heed_signals
+from qcmb_mpi.execution.wire import AgentInfo, Done, Open, Ready, Recall, Returned, Work
+from qcmb_mpi.scheduling.placement import Layout
 
 
 class Struck(logging.Handler):
@@ -122,3 +128,31 @@ def test_what_this_process_computes_is_cut_off_when_asked_twice(
     assert capfd.readouterr().err.count("once more: at once") == 1
     with heed_signals(), pytest.raises(Cut), cuttable():
         signal.raise_signal(signal.SIGTERM)
+
+
+class CutAtTheThird:
+    """An engine, and its recipe, whose third task is cut off."""
+
+    def build(self, _resources: SlotResources) -> CutAtTheThird:
+        return self
+
+    def compute(self, task: int) -> Outcome:
+        if task == 2:
+            raise Cut
+        return Outcome(0, task, 0.0, 1e-4)
+
+
+def test_what_ended_before_the_task_that_is_cut_off_is_told() -> None:
+    agent = InlineAgent(AgentInfo(0, "here", 1, 0))
+    layout = Layout(1, 1, 0, "as the test says")
+    agent.handle(Open(0, CutAtTheThird(), layout, 1.0))  # type: ignore[arg-type]
+    assert agent.poll(0.0) == [Ready(0)]
+    agent._backlog.observe(0, 1e-4)
+    agent.handle(Work(0, np.arange(5)))
+    [done] = agent.poll(0.0)
+    assert isinstance(done, Done)
+    assert [each.task for each in done.outcomes] == [0, 1]
+    agent.handle(Recall(0))
+    [returned] = agent.poll(0.0)
+    assert isinstance(returned, Returned)
+    assert returned.ids.tolist() == [2, 3, 4]

@@ -27,6 +27,7 @@ from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.stop import Cut, cuttable
 from qcmb_mpi.execution.wire import (
     AgentInfo,
+    Closed,
     Done,
     FromAgent,
     Open,
@@ -73,6 +74,7 @@ class InlineAgent:
             case Shut(space):
                 self._engines.pop(space, None)
                 self._backlog.recall(space)
+                self._news.append(Closed(space))
 
     def poll(self, timeout_s: float) -> list[FromAgent]:
         """Tell the news, or run a few tasks and tell their outcomes."""
@@ -93,9 +95,8 @@ class InlineAgent:
                     computed.append(outcome)
                     if outcome.failure is not None:
                         break  # after which the master may want no more
-        except Cut:  # whoever asked for it looks for no outcome
-            self._backlog.put_back(space, ids)
-            return
+        except Cut:
+            pass  # the task that was cut off is as if it had never begun
         outcomes = Outcomes.of(computed)
         self._backlog.put_back(space, ids[len(computed) :])
         self._backlog.learn(outcomes)
@@ -157,6 +158,8 @@ class FuturesAgent:
             case Shut(space):
                 self._open.pop(space, None)
                 self._backlog.recall(space)
+                self._hear_ended()
+                self._news.append(Closed(space))
         self._feed()
 
     def poll(self, timeout_s: float) -> list[FromAgent]:
@@ -164,8 +167,7 @@ class FuturesAgent:
         if not self._news:
             with contextlib.suppress(queue.Empty):
                 self._hear(self._ended.get(timeout=timeout_s))
-        while not self._ended.empty():
-            self._hear(self._ended.get())
+        self._hear_ended()
         self._feed()
         news, self._news = self._news, []
         return news
@@ -212,6 +214,10 @@ class FuturesAgent:
             return self._pool.submit(function, *args)
         except RuntimeError as error:  # it was shut down, or its workers have died
             raise TransportError(f"the pool takes no more work: {error}") from error
+
+    def _hear_ended(self) -> None:
+        while not self._ended.empty():
+            self._hear(self._ended.get())
 
     def _hear(self, future: concurrent.futures.Future[tuple[Outcome, ...]]) -> None:
         space, ids = self._running.pop(future)
