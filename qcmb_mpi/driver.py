@@ -98,12 +98,13 @@ def run_expansion(
     options = options or RunOptions()
     deadline_s = _deadline_s(options)
     space = TaskSpace(loaded.expansion)
-    began_s = time.monotonic() if start_s is None else start_s
-    number = executor.next_space()
-    summary = summaries.RunSummary(
-        {number: space}, executor.name, start_s=began_s, n_ranks=executor.n_ranks
-    )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(executor.turn())
+        began_s = time.monotonic() if start_s is None else start_s
+        number = executor.next_space()
+        summary = summaries.RunSummary(
+            {number: space}, executor.name, start_s=began_s, n_ranks=executor.n_ranks
+        )
         stop = stop or stack.enter_context(heed_signals())
         opened = _opened(options.store, executor.config.checkpoint_interval)
         with stop.raising("opening the store"):  # where it may watch a lock for long

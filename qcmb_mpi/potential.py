@@ -144,9 +144,9 @@ class ManyBodyPotential:
     ) -> tuple[float, Any]:
         loaded = schema.load_input(self._input_at(geometry_bohr, driver))
         options = RunOptions(store=store_of(executor.config))
-        self.end = run_expansion(loaded, executor, options, progress=self._progress)
-        self.end.raise_if_unfinished()
-        result = self.end.result
+        end = self.end = run_expansion(loaded, executor, options, progress=self._progress)
+        end.raise_if_unfinished()
+        result = end.result
         return float(result.properties.return_energy), result.return_result
 
     def _input_at(self, geometry_bohr: ArrayLike, driver: str) -> dict[str, Any]:

@@ -112,6 +112,25 @@ def test_a_pool_that_another_thread_has_opened_is_its_own(pool: MultiprocessingE
         assert answer.result()
 
 
+def test_threads_of_shared_work_compute_on_its_pool(pool: MultiprocessingExecutor) -> None:
+    potential = ManyBodyPotential(many_body_input(3), pool)
+    places, found = geometries(3, 3), {}
+
+    def compute(index: int) -> None:
+        found[index] = potential.energy(places[index])
+
+    def whole() -> None:
+        threads = [threading.Thread(target=compute, args=(i,), daemon=True) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60.0)
+        assert len(found) == 3
+
+    pool.share(whole)
+    assert [found[index] for index in range(3)] == [potential.energy(place) for place in places]
+
+
 def test_shared_work_that_names_no_pool_uses_the_one_that_shares_it() -> None:
     executor = SequentialExecutor(CONFIG)
     assert executor.share(warm_executor) is executor

@@ -4,7 +4,7 @@ Rules of this file
 ------------------
 1. An executor only starts agents; what to run, in which order, is the scheduler's.
 2. Its pool stays warm between :meth:`Executor.execute` calls, until :meth:`Executor.shutdown`.
-3. One piece of work at a time: threads of the caller wait for each other in :meth:`Executor.share`.
+3. One run at a time: threads of the caller wait for each other in :meth:`Executor.turn`.
 """
 
 from __future__ import annotations
@@ -208,11 +208,17 @@ class Executor(ABC):
     def share(self, work: Callable[[], T]) -> T:
         """Run `work` on the master; every rank returns its value or raises its exception.
 
-        `work` may share in its turn: a whole optimisation may be shared, as each of its steps is,
-        but not by other threads, for which `work` would wait.
+        `work` may share in its turn: a whole optimisation may be shared, as each of its steps is.
+        Under MPI no other threads may, for which `work` would wait.
         """
-        with self._turn, opened(self):
+        with opened(self):
             return work()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have no other thread's run begin meanwhile."""
+        with self._turn:
+            yield
 
     @contextlib.contextmanager
     def granting(self, grant: Grant) -> Iterator[None]:
@@ -244,7 +250,11 @@ class Executor(ABC):
         """
         from qcmb_mpi.execution.task_runs import run_tasks
 
-        return self.share(lambda: run_tasks(self, tasks, progress_callback))
+        def in_turn() -> list[TaskResult]:
+            with self.turn():
+                return run_tasks(self, tasks, progress_callback)
+
+        return self.share(in_turn)
 
     def shutdown(self, wait: bool = True) -> None:
         """End the pool; with `wait` idle slots leave by themselves, else all are killed."""
