@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.store import tables as schema
 from qcmb_mpi.store.lock import LEASE_S, WriterLock, has_posix_locks, lock_path, read_owner
+from qcmb_mpi.store.pages import PageFile
 from qcmb_mpi.store.write import Transaction
 
 _READ_PATIENCE_S = 30.0
@@ -68,6 +69,8 @@ class Connection:
         self.path = path
         self.has_tally = has_tally
         self._identity = None if path is None else _identity(path)
+        # Without locks nobody knows whether bytes are of one commit.
+        self.pages = PageFile(db, path) if path is not None and has_locks else None
         self.is_open = True
 
     @property
@@ -158,6 +161,8 @@ class Connection:
                 with contextlib.suppress(sqlite3.Error):  # all is committed; this only tidies up
                     self._db.execute("PRAGMA journal_mode=DELETE")
             self._db.close()
+            if self.pages is not None:
+                self.pages.close()
         finally:
             if self._lock is not None:
                 self._lock.release()

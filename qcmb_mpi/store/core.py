@@ -390,5 +390,10 @@ class Store:
         attached = attached_space(self._spaces, space_id)
         file = self._connection
         return SpaceView(
-            file.query, file.name, attached.space, attached.keys, has_tally=file.has_tally
+            file.query,
+            file.name,
+            attached.space,
+            attached.keys,
+            has_tally=file.has_tally,
+            pages=file.pages,
         )

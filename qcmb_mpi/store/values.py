@@ -30,9 +30,14 @@ from qcmb_mpi.store.codec import (
     decode_failure,
     decode_rows,
     payload_checksum,
+    row_checksums,
 )
 from qcmb_mpi.store.overview import Query, Row
+from qcmb_mpi.store.pages import PageFile
 from qcmb_mpi.store.tables import DONE, FAILED, RECORD, damaged, guarded
+
+DoneRows = tuple[Ints, Floats, Ints, Ints]  # ranks, energies, kinds, checksums
+_FIELDS = ("rank", "kinds", "energy", "checksum")
 
 _PAGE_ROWS = 4096
 _PAGE_BYTES = 8 * 2**20
@@ -74,6 +79,8 @@ class SpaceView:
         Of its blocks.
     has_tally : bool
         Whether the file has what came with format version 2.
+    pages : PageFile, optional
+        The file itself, if it can be read.
     """
 
     def __init__(
@@ -84,7 +91,9 @@ class SpaceView:
         keys: Sequence[BlockKey],
         *,
         has_tally: bool = True,
+        pages: PageFile | None = None,
     ) -> None:
+        self._pages = pages
         self.query = query
         self.has_tally = has_tally
         self.path = path
@@ -232,12 +241,11 @@ class SpaceView:
 
     def _done_rows(self, block: Block) -> Iterator[tuple[Ints, Floats, Ints]]:
         """Yield ranks, energies and kinds of done rows; refuse if one is not whole, or missing."""
-        listed, seen = self._listed(block), tally.Tally(0, 0)
-        if listed is not None and listed.tally and listed.tally.n_done == block.n_tasks:
-            for ranks, energies, kinds, checksums in self._dense_rows(block, listed.id):
-                seen = seen.plus(checksums)
-                yield ranks, energies, kinds
-        for rows in self.pages(_DONE, block, last=seen.n_done - 1):
+        listed, seen, last = self._listed(block), tally.Tally(0, 0), -1
+        for ranks, energies, kinds, checksums in self._fast_rows(block, listed):
+            seen, last = seen.plus(checksums), int(ranks[-1])
+            yield ranks, energies, kinds
+        for rows in self.pages(_DONE, block, last=last):
             with guarded(self.path):
                 ranks, energies, kinds, is_whole = decode_rows(self.keys[block], rows)
                 seen = seen.plus([row[3] for row in rows])
@@ -248,7 +256,28 @@ class SpaceView:
         if listed is not None and listed.tally not in (None, seen):
             self._refuse(block, listed, f"{seen.n_done} results are in sight, not all of them")
 
-    def _dense_rows(self, block: Block, identity: int) -> Iterator[tuple[Ints, Floats, Ints, Ints]]:
+    def _fast_rows(self, block: Block, listed: tally.Listed | None) -> Iterator[DoneRows]:
+        """Yield done rows with their checksums from the first one on, until one is odd."""
+        if listed is None or listed.tally is None or not listed.tally.n_done:
+            return
+        if self._pages is None:
+            if listed.tally.n_done == block.n_tasks:
+                yield from self._dense_rows(block, listed.id)
+            return
+        last = -1
+        for rows in self._pages.done_rows(listed.id):
+            if len(rows):
+                ranks, kinds, energies, checksums = (rows[name] for name in _FIELDS)
+                sums = row_checksums(self.keys[block], ranks, energies, kinds)
+                is_whole = (
+                    (sums == checksums) & (kinds >> 3 == 0) & (np.diff(ranks, prepend=last) > 0)
+                )
+                last = int(ranks[-1])
+                if not is_whole.all() or last >= block.n_tasks:
+                    return
+                yield ranks, energies, kinds, checksums
+
+    def _dense_rows(self, block: Block, identity: int) -> Iterator[DoneRows]:
         """Yield ranks, energies, kinds and checksums from the first row on, until one is odd."""
         for start in range(0, block.n_tasks, dense.PAGE_ROWS):
             ranks = np.arange(start, min(start + dense.PAGE_ROWS, block.n_tasks))
