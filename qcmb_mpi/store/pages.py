@@ -118,6 +118,7 @@ class _Tree:
     def walk(self, block: int) -> tuple[Ints, Rows]:
         """Find the leaves where rows of a block can be, and its rows that are between leaves."""
         pages, found = np.array([self._root], dtype=np.int64), [np.empty(0, _ROW)]
+        seen = pages
         for _ in range(_MOST_LEVELS):
             if self._read(pages[:1])[0, 0] == _LEAF:
                 between = np.concatenate(found)
@@ -126,6 +127,9 @@ class _Tree:
             portions = [pages[i : i + _PAGES] for i in range(0, len(pages), _PAGES)]
             parts = [self._below(portion, block) for portion in portions]
             pages = np.concatenate([children for children, _ in parts])
+            seen = np.concatenate([seen, pages])
+            if len(np.unique(seen)) < len(seen):  # a circle, in which pages would multiply
+                raise Odd
             found += [rows[rows["block"] == block] for _, rows in parts]
         raise Odd
 
@@ -207,7 +211,9 @@ def _decode(data: Bytes, places: Ints) -> Rows:
     while len(left):
         is_alike = layouts[left] == layouts[left[0]]
         chosen = left[is_alike]
-        _decode_alike(data, places[chosen], layouts[left[0]].tobytes(), rows, chosen)
+        _decode_alike(
+            data, places[chosen], int(layouts[left[0]]).to_bytes(8, "little"), rows, chosen
+        )
         left = left[~is_alike]
     return rows
 

@@ -125,3 +125,24 @@ def test_what_is_odd_is_left_to_sqlite(store: Store) -> None:
     rows = store._connection.pages
     assert rows is not None
     assert list(rows.done_rows(1)) == []
+
+
+def test_pages_that_point_in_a_circle_are_not_followed(store: Store) -> None:
+    fill(store, np.arange(500))
+    rows, path = store._connection.pages, store.path
+    assert rows is not None
+    assert path is not None
+    (found,) = store._connection.query(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'component'", ()
+    )
+    (size,) = store._connection.query("PRAGMA page_size", ())[0]
+    start = (found[0] - 1) * size
+    with path.open("r+b") as file:
+        page = path.read_bytes()[start : start + size]
+        n_cells = int.from_bytes(page[3:5], "big")
+        cells = [int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big") for i in range(n_cells)]
+        for place in (8, *cells):  # all pages below are the root itself
+            file.seek(start + place)
+            file.write(found[0].to_bytes(4, "big"))
+    assert n_cells > 3
+    assert list(rows.done_rows(2)) == []
