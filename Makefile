@@ -13,9 +13,10 @@ comma := ,
 mpi_extra := $(if $(MPI),$(comma)$(MPI))
 PYTEST_FLAGS ?=
 # These wait for heartbeats of seconds: on a machine that is full they would find the living dead.
-TIMED_TESTS := tests/launch/test_lost_ranks.py tests/torture
-# These mostly wait for batch systems, so three files at once leave the machine room.
-CLUSTER_TESTS := tests/cluster
+# The first use a third of a core and mostly wait, as for batch systems, so that four at once leave
+# the machine room; the others are four at once by themselves.
+WAITING_TESTS := tests/launch/test_lost_ranks.py tests/cluster
+TORTURE_TESTS := tests/torture
 # Long searches for what breaks a law.
 SLOW_PURE_TESTS := $(addprefix tests/pure/test_,scheduler_laws.py scheduler_memory.py simulate.py widths.py)
 MPI_TEST_RANKS ?= 3
@@ -43,12 +44,11 @@ test-mpi: $(VENV)/.installed-test  ## the tests that need ranks (tests/mpi)
 	    --color=no -p no:cacheprovider -q
 
 test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other tests
-	$(PY) -m pytest -n $(TEST_JOBS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=) \
-	    $(addprefix --ignore=,$(TIMED_TESTS) $(CLUSTER_TESTS)) $(PYTEST_FLAGS)
-	$(PY) -m pytest -n 3 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=) \
-	    $(PYTEST_FLAGS) $(CLUSTER_TESTS)
-	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=term \
-	    --cov-fail-under=$(COVERAGE)) $(PYTEST_FLAGS) $(TIMED_TESTS)
+	$(PY) -m pytest -n $(TEST_JOBS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=term \
+	    --cov-fail-under=$(COVERAGE)) \
+	    $(addprefix --ignore=,$(WAITING_TESTS) $(TORTURE_TESTS)) $(PYTEST_FLAGS)
+	$(PY) -m pytest -n 4 --dist loadgroup $(PYTEST_FLAGS) $(WAITING_TESTS)
+	$(PY) -m pytest $(PYTEST_FLAGS) $(TORTURE_TESTS)
 
 quick: $(VENV)/.installed-test  ## the tests that take seconds
 	$(PY) -m pytest -q tests/test_layering.py tests/project/test_install.py tests/pure \
