@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,11 @@ def test_the_code_of_a_page_runs(
     for block in WITH_CODE[name]:
         assert block.language in KNOWN, f"{block}\nname its language: {', '.join(sorted(KNOWN))}"
         runner.run(block)
+    if name == "docs/geometry-optimization.md":
+        assert (tmp_path / "waters.log").exists()
+        minima = re.findall(r"(-\d+\.\d+) hartree", runner.said)
+        assert len(minima) == 6, "three optimisers on two ranks"
+        assert [float(each) for each in minima] == pytest.approx([-151.98] * 6, abs=0.01)
 
 
 @pytest.mark.parametrize("name", WITH_CODE)

@@ -12,7 +12,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.project.test_documentation import blocks
 from tests.project.test_frame import ROOT
 from tools import mpiexec
 
@@ -50,17 +49,6 @@ def test_a_script_does_under_mpiexec_what_it_does_without(tmp_path: Path) -> Non
     output = run(line, tmp_path)
     [told] = [line for line in output.splitlines() if line.endswith(" hartree")]
     assert energy_hartree(told) == pytest.approx(-151.98, abs=0.01)
-
-
-def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path: Path) -> None:
-    for name in ("examples", "geometries"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    found = blocks(ROOT / "docs" / "geometry-optimization.md", "python")
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(code for _, code in found) + "\nprint(energy, 'hartree')\n")
-    output = run([sys.executable, str(script)], tmp_path)
-    assert energy_hartree(output) == pytest.approx(-151.98, abs=0.01)
-    assert (tmp_path / "waters.log").exists()
 
 
 def test_the_notebook_runs_and_shows_progress_in_place(
