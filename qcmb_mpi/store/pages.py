@@ -35,6 +35,7 @@ _NULLS = {"energy": np.nan, "checksum": 0}
 
 _ROOT = "SELECT rootpage FROM sqlite_master WHERE name = 'component'"
 _HEADER_BYTES = 100
+_ROLLBACK_JOURNAL = bytes((1, 1))
 _MOST_LEVELS = 20
 _INTERIOR, _LEAF = 2, 10
 _PAGES = 512  # at a time: 2 MB, some 25,000 rows
@@ -111,6 +112,8 @@ class _Tree:
         self._db, self._file = db, file
         with self._locked() as root:
             self._header = os.pread(file, _HEADER_BYTES, 0)
+        if self._header[18:20] != _ROLLBACK_JOURNAL:  # else commits may be in another file
+            raise Odd
         self._root = root
         page_bytes = int.from_bytes(self._header[16:18], "big")
         self._page_bytes = 1 << 16 if page_bytes == 1 else page_bytes

@@ -146,3 +146,15 @@ def test_pages_that_point_in_a_circle_are_not_followed(store: Store) -> None:
             file.write(found[0].to_bytes(4, "big"))
     assert n_cells > 3
     assert list(rows.done_rows(2)) == []
+
+
+def test_pages_are_not_read_where_commits_may_be_in_another_file(store: Store) -> None:
+    fill(store, np.arange(30))
+    rows, path = store._connection.pages, store.path
+    assert rows is not None
+    assert path is not None
+    assert list(rows.done_rows(1))
+    with path.open("r+b") as file:
+        file.seek(18)
+        file.write(bytes((2, 2)))  # as PRAGMA journal_mode=WAL does
+    assert list(rows.done_rows(1)) == []
