@@ -101,9 +101,8 @@ class _Common:
         )
 
 
-def slot_bytes_of(config: ExecutorConfig) -> int:
+def slot_bytes_of(config: ExecutorConfig, info: AgentInfo) -> int:
     """Return the memory of a calculation on this node if no core is idle; 0: no known limit."""
-    info = host_share(memory_bytes=config.memory_bytes).info
     return info.memory_bytes // max(1, config.n_workers or info.n_cores)
 
 
@@ -179,7 +178,8 @@ class Prospect:
         chemistries = [space.expansion.model_chemistries[index] for index in sorted(used)]
         names = {family_name(each, space.expansion.driver) for each in chemistries}
         self.config = fitted(config, map(method_of, sorted(names)))
-        told_bytes = slot_bytes_of(self.config)
+        info = host_share(memory_bytes=self.config.memory_bytes).info
+        told_bytes = slot_bytes_of(self.config, info)
         self._sized, self.classes = self._predicted(config, told_bytes)
         n_workers = self.config.n_workers
         largest_bytes = max((each.memory_bytes for each in self.classes), default=0)
@@ -188,11 +188,10 @@ class Prospect:
             told_bytes = min(largest_bytes, told_bytes * n_workers)
             self._sized, self.classes = self._predicted(config, told_bytes)
         elif not n_workers and told_bytes:
-            self._tell_more(config)
+            self._tell_more(config, info)
 
-    def _tell_more(self, config: ExecutorConfig) -> None:
+    def _tell_more(self, config: ExecutorConfig, info: AgentInfo) -> None:
         """Have fewer tasks at once, each told of more, where all are through much sooner then."""
-        info = host_share(memory_bytes=self.config.memory_bytes).info
         limit = thread_limit(self._space)
 
         def through_s(classes: Sequence[TaskClass]) -> float:

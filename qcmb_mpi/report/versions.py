@@ -3,6 +3,7 @@
 Rules of this file
 ------------------
 1. What is not installed is left out.
+2. What is installed is read once in a process: each step of an optimisation asks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import platform
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 
 PACKAGES = ("qcmb_mpi", "qcmanybody", "qcengine", "qcelemental", "numpy", "mpi4py")
@@ -38,6 +40,7 @@ def versions(programs: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
     return {"python": platform.python_version()} | present | joined
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -276,6 +276,12 @@ def test_versions_leave_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -
     assert found["toy"] == "unknown"
 
 
+def test_what_is_installed_is_read_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = versions()
+    monkeypatch.setattr("qcmb_mpi.report.versions.metadata.version", lambda name: "another")
+    assert versions() == before
+
+
 def test_summary_file_is_json_and_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.run.json"
     path.write_text("old")
