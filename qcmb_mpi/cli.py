@@ -46,15 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
         args = parse(words)
         args.words = words
-        return _COMMANDS[args.command](args)
+        code = _COMMANDS[args.command](args)
+        terminal.flush()
     except QcmbError as error:
         return runner.complain(error)
     except OSError as error:
+        if terminal.has_no_room(error):
+            terminal.mute(sys.stdout)
+            return runner.complain(InputError("standard output", f"it takes no more: {error}"))
         if not terminal.has_gone(error):
             raise
         return 0  # whoever read our output has had enough
     finally:
         terminal.flush()
+    return code
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import sys
 from typing import TextIO
 
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LAUNCHERS = ("mpiexec", "mpirun", "prterun", "orterun", "srun")
 _TERMINALS = ("/dev/pts/", "/dev/tty")
 _MOST_ANCESTORS = 6
@@ -44,6 +45,11 @@ def take_any_text() -> None:
 def has_gone(error: BaseException) -> bool:
     """Whether an error says that nobody reads any more."""
     return isinstance(error, OSError) and error.errno in _GONE
+
+
+def has_no_room(error: BaseException) -> bool:
+    """Whether an error says that a stream, which has no name, can take no more."""
+    return isinstance(error, OSError) and error.errno in _FULL and error.filename is None
 
 
 def say(text: str, stream: TextIO) -> None:

@@ -173,3 +173,12 @@ def test_closed_streams_change_no_exit_code(tmp_path: Path, name: str) -> None:
     words = " ".join(job(tmp_path)).replace(" run ", f" {name} ")
     done = run(["bash", "-c", f"{words} <&- >&-"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["plan", "in.json"]])
+def test_output_that_takes_no_more_is_said_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    write(tmp_path, helium(4))
+    done = run(["bash", "-c", f"{' '.join(command(*words))} > /dev/full"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "standard output" in done.stderr
