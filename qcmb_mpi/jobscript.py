@@ -34,6 +34,11 @@ _TOLERANCE = (
     '[[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]]'
     " || tolerant=(--with-ft ulfm)\n"
 )
+# A host that loses its power or its cable closes no connection; other launchers know no such word.
+_KEEPALIVE = (
+    "# a lost host is noticed within 15 s, not after 8 minutes\n"
+    "export PRTE_MCA_oob_tcp_keepalive_{time=5,intvl=2,probes=3}\n"
+)
 # How one rank is started on each of many nodes; on one node the program needs no launcher.
 _LAUNCH = {
     "slurm": f'{_MPIEXEC} -n "$SLURM_NTASKS"',
@@ -288,7 +293,7 @@ def _settings(
 
 
 def _prepare(scheduler: str, launch: str) -> str:
-    tolerance = _TOLERANCE if _MPIEXEC in launch else ""
+    tolerance = _TOLERANCE + _KEEPALIVE if _MPIEXEC in launch else ""
     return _PREPARE.get(scheduler, "") + tolerance
 
 

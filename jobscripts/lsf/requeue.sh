@@ -22,6 +22,8 @@ rm -f "$summary"
 hosts=hosts.$LSB_JOBID
 sort -u "$LSB_DJOB_HOSTFILE" >"$hosts"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
+# a lost host is noticed within 15 s, not after 8 minutes
+export PRTE_MCA_oob_tcp_keepalive_{time=5,intvl=2,probes=3}
 mpiexec "${tolerant[@]}" --bind-to none -n "$(wc -l <"$hosts")" --hostfile "$hosts" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \
   --walltime "$stop_after" "${options[@]}" </dev/null # or it might read this script

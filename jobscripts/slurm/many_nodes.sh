@@ -18,6 +18,8 @@ options=() # of `qcmb-mpi run`
 
 rm -f "$summary"
 [[ $(mpiexec --version) != *"(Open MPI) "+([5-9]|[1-9][0-9]).* ]] || tolerant=(--with-ft ulfm)
+# a lost host is noticed within 15 s, not after 8 minutes
+export PRTE_MCA_oob_tcp_keepalive_{time=5,intvl=2,probes=3}
 # exec: the warning before the time limit then reaches the launcher, and through it every rank.
 exec mpiexec "${tolerant[@]}" --bind-to none -n "$SLURM_NTASKS" \
   "$python" -m qcmb_mpi run "$input" -o "$result" --summary "$summary" \

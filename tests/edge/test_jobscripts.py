@@ -352,6 +352,20 @@ def test_dead_ranks_are_done_without_where_mpiexec_can(
 
 
 @pytest.mark.parametrize("name", READY)
+def test_a_lost_host_is_noticed_within_15_s(name: str) -> None:
+    text = READY[name]
+    setting = re.search(r"^export PRTE_MCA_oob_tcp_keepalive_.*", text, re.MULTILINE)
+    assert (setting is not None) == ("\nexec mpiexec" in text or "\nmpiexec" in text)
+    if setting is not None:
+        told = subprocess.run(
+            ["bash", "-c", f"{setting[0]}; env"], capture_output=True, text=True, check=True
+        ).stdout
+        found = dict(re.findall(r"^PRTE_MCA_oob_tcp_keepalive_(\w+)=(\d+)$", told, re.MULTILINE))
+        seconds = {name: int(value) for name, value in found.items()}
+        assert seconds["time"] + seconds["probes"] * seconds["intvl"] < 15
+
+
+@pytest.mark.parametrize("name", READY)
 def test_no_older_summary_is_left_to_be_believed(name: str, stage: Path) -> None:
     summary = stage / "input.run.json"
     summary.write_text(json.dumps({"status": "complete"}))
