@@ -72,11 +72,10 @@ def components(
     space: TaskSpace, values: ComponentValues, *, is_full_size: bool = True
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Task ids and what each task gave, block by block in canonical order."""
+    names = [name for name in ("gradient", "hessian") if name in values.properties]
     for block in space.blocks:
         entries = [{"energy": energy} for energy in values.energies(block).tolist()]
-        for name in ("gradient", "hessian"):
-            if name not in values.properties:
-                continue
+        for name in names:
             for ranks, arrays in values.arrays(block, name):
                 for rank, array in zip(ranks.tolist(), arrays, strict=True):
                     full = expand(space, block, rank, array) if is_full_size else array

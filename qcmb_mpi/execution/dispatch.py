@@ -162,7 +162,6 @@ class Dispatcher:
         if self._stop.reason is not None:
             raise Interrupted(f"stopped while starting: {self._stop.reason}")
         self._step(m.SpaceAdded(job.space, self._admissible(classes), job.done))
-        self._turn(0.0)  # more slots have got ready: what else is done now, they need not wait for
 
     def run(self) -> bool:
         """Work until everything is settled; return False if stopped early.

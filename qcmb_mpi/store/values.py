@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,9 @@ class SpaceView:
     def properties(self) -> frozenset[str]:
         """Those of energy, gradient and hessian that every task has."""
         names = ("energy", "gradient", "hessian") if self.space.n_tasks else ("energy",)
-        return frozenset(n for n in names if all(self._have(b, n) for b in self.space.blocks))
+        found = self._all_listed()
+        blocks = [(block, found.get(self._address(block))) for block in self.space.blocks]
+        return frozenset(n for n in names if all(self._have(*each, n) for each in blocks))
 
     def energies(self, block: Block, *, allow_missing: bool = False) -> Floats:
         """Read the energies of a block, by rank.
@@ -192,7 +195,7 @@ class SpaceView:
             n_read += len(ranks)
             yield ranks, arrays
         if n_read < block.n_tasks:
-            if self._have(block, name):
+            if self._have(block, self._listed(block), name):
                 raise damaged(self.path, f"some {name}s are out of sight")
             raise self._incomplete(block, block.n_tasks - n_read)
 
@@ -223,13 +226,18 @@ class SpaceView:
         return None if listed is None else listed.id
 
     def _listed(self, block: Block) -> tally.Listed | None:
-        key = self.keys[block]
-        listed = tally.blocks(self.query, self.path, has_tally=self.has_tally)
-        return listed.get((key.fingerprint, key.n_real, key.n_basis))
+        return self._all_listed().get(self._address(block))
 
-    def _have(self, block: Block, name: str) -> bool:
+    def _all_listed(self) -> dict[tuple[Any, ...], tally.Listed]:
+        return tally.blocks(self.query, self.path, has_tally=self.has_tally)
+
+    def _address(self, block: Block) -> tuple[Any, ...]:
+        key = self.keys[block]
+        return key.fingerprint, key.n_real, key.n_basis
+
+    def _have(self, block: Block, listed: tally.Listed | None, name: str) -> bool:
         """Tell whether all tasks of a block are done with a property."""
-        listed, chemistries = self._listed(block), self.space.expansion.model_chemistries
+        chemistries = self.space.expansion.model_chemistries
         if listed is None or (listed.tally and listed.tally.n_done < block.n_tasks):
             return block.n_tasks == 0
         if listed.tally and chemistries[block.model_chemistry].driver == name:
