@@ -90,12 +90,12 @@ class Bars:
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(self.axis)
+        axes.set_xlabel(f"{self.axis} (logarithmic)".lstrip() if self.is_log else self.axis)
         if self.is_log:
             axes.set_xscale("log")
-        else:  # every bar has its figure
-            axes.set_xticks([])
-            axes.spines["bottom"].set_visible(False)
+        for is_minor in (False, True):  # every bar has its figure
+            axes.set_xticks([], minor=is_minor)
+        axes.spines["bottom"].set_visible(False)
         for word, at in self.marks.items():
             axes.axvline(at, color=RED, linestyle="--", linewidth=1)
             axes.text(at, -0.55, f" {word}", color=RED, fontsize=8.5, va="bottom")
