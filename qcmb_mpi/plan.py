@@ -9,7 +9,6 @@ Rules of this file
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.errors import QcmbError
 from qcmb_mpi.expansion.plan import TaskSpace
+from qcmb_mpi.expansion.system import formula
 from qcmb_mpi.forecast import Outlook, Prospect
 from qcmb_mpi.learned import calibration_of, uncertainty
 from qcmb_mpi.machine.processor import processor_name
@@ -193,20 +193,12 @@ def _fragments(system: System) -> list[dict[str, Any]]:
         strict=True,
     )
     for index, (atoms, charge, multiplicity) in enumerate(rows, start=1):
-        key = (_formula(system.symbols[atoms]), charge, multiplicity)
+        key = (formula(system.symbols[atoms]), charge, multiplicity)
         groups.setdefault(key, []).append(index)
     return [
-        {"fragments": members, "formula": formula, "charge": charge, "multiplicity": multiplicity}
-        for (formula, charge, multiplicity), members in groups.items()
+        {"fragments": members, "formula": name, "charge": charge, "multiplicity": multiplicity}
+        for (name, charge, multiplicity), members in groups.items()
     ]
-
-
-def _formula(symbols: Sequence[str]) -> str:
-    """Return a formula in Hill's order: C, H, then by name; without C all by name."""
-    counts = Counter(symbols)
-    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
-    ordered = [*first, *sorted(counts.keys() - set(first))]
-    return "".join(f"{each}{counts[each] if counts[each] > 1 else ''}" for each in ordered)
 
 
 def _levels(space: TaskSpace, outlook: Outlook) -> list[dict[str, Any]]:

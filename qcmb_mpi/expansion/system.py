@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -222,3 +223,17 @@ def _canonical(value: object) -> object:
         value=value,
         accepted="what JSON can hold",
     )
+
+
+def formula(symbols: Sequence[str]) -> str:
+    """Return a formula in Hill's order: C, H, then by name; without C all by name."""
+    counts = Counter(symbols)
+    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
+    ordered = [*first, *sorted(counts.keys() - set(first))]
+    return "".join(f"{each}{counts[each] if counts[each] > 1 else ''}" for each in ordered)
+
+
+def ion_name(symbols: Sequence[str], charge: float) -> str:
+    """Return a formula with its charge, if there is one: ``H2O``, ``Na+``, ``Ca2+``, ``O4S 2-``."""
+    size = "" if abs(charge) in (0, 1) else f"{' ' if len(symbols) > 1 else ''}{abs(charge):g}"
+    return f"{formula(symbols)}{size}{'+' if charge > 0 else '-' if charge < 0 else ''}"

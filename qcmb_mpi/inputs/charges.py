@@ -59,6 +59,8 @@ class Known:
         Of the whole molecule.
     fragment_charges, fragment_multiplicities : sequence of (int or None)
         One entry per fragment.
+    formulas : sequence of str
+        Of each fragment.
     """
 
     nuclear_charges: Sequence[int]
@@ -66,6 +68,7 @@ class Known:
     fragment_charges: Sequence[int | None]
     multiplicity: int | None
     fragment_multiplicities: Sequence[int | None]
+    formulas: Sequence[str]
 
 
 def complete(known: Known, path: str = "molecule") -> ChargeState:
@@ -239,20 +242,23 @@ def _note(
         fields = "fragment_charges and fragment_multiplicities"
         found.append(f"{' and '.join(notes)}, as QCElemental does; write {fields} to choose")
     if known.multiplicity is None:
-        found += _doublets(known, multiplicities)
+        found += _doublets(known, charges, multiplicities)
     return "; ".join(found) or None
 
 
-def _doublets(known: Known, multiplicities: tuple[int, ...]) -> list[str]:
+def _doublets(known: Known, charges: tuple[int, ...], multiplicities: tuple[int, ...]) -> list[str]:
     """Tell which fragments have an odd number of electrons that the input does not speak of."""
-    given = known.fragment_multiplicities
-    pairs = enumerate(zip(given, multiplicities, strict=True), start=1)
-    odd = [str(index) for index, (told, taken) in pairs if told is None and taken == 2]
+    rows = zip(known.fragment_multiplicities, multiplicities, known.formulas, charges, strict=True)
+    odd = [
+        f"fragment {number} ({formula}, charge {charge})"
+        for number, (told, taken, formula, charge) in enumerate(rows, start=1)
+        if told is None and taken == 2
+    ]
     if not odd:
         return []
     shown = ", ".join(odd[:_N_SHOWN]) + (", ..." if len(odd) > _N_SHOWN else "")
-    which = f"fragment {shown} has" if len(odd) == 1 else f"fragments {shown} have"
     return [
-        f"{which} an odd number of electrons and got multiplicity 2; write "
-        "fragment_multiplicities (or --multiplicity) if that is meant, else check the charges"
+        f"{shown} {'has' if len(odd) == 1 else 'have'} an odd number of electrons and got "
+        "multiplicity 2; write fragment_multiplicities (or --multiplicity) if that is meant, else "
+        "check the charges"
     ]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.expansion.system import formula
 from qcmb_mpi.inputs.charges import ChargeState, Known, complete
 from qcmb_mpi.inputs.fields import level, number, sequence, suggest
 
@@ -143,7 +144,8 @@ def molecule(
     refuse_overlap(geometry, data["symbols"], f"{path}.geometry")
     fragments = _fragments(data, len(numbers), path)
     nuclear_charges = [int(numbers[atoms].sum()) for atoms in fragments]
-    state = complete(_known(data, nuclear_charges, path), path)
+    formulas = [formula([data["symbols"][atom] for atom in atoms]) for atoms in fragments]
+    state = complete(_known(data, nuclear_charges, formulas, path), path)
     return {**data, "fragments": fragments, **_charge_fields(state)}, state.note
 
 
@@ -252,7 +254,9 @@ def _fragments(data: Mapping[str, Any], n_atoms: int, path: str) -> list[list[in
     return [[int(atom) for atom in atoms] for atoms in fragments]
 
 
-def _known(data: Mapping[str, Any], nuclear_charges: list[int], path: str) -> Known:
+def _known(
+    data: Mapping[str, Any], nuclear_charges: list[int], formulas: list[str], path: str
+) -> Known:
     n_fragments = len(nuclear_charges)
     lists = {}
     for name in ("fragment_charges", "fragment_multiplicities"):
@@ -267,6 +271,7 @@ def _known(data: Mapping[str, Any], nuclear_charges: list[int], path: str) -> Kn
         lists["fragment_charges"],
         _int(data.get("molecular_multiplicity")),
         lists["fragment_multiplicities"],
+        formulas,
     )
 
 

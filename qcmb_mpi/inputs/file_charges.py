@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from qcmb_mpi.errors import InputError
+from qcmb_mpi.expansion.system import formula, ion_name
 from qcmb_mpi.inputs.atoms import ChargeLine, Geometry
 from qcmb_mpi.inputs.fragments import LONE_CHARGES
 
@@ -43,8 +44,8 @@ def charge_fields(geometry: Geometry, groups: Groups, options: ChargeOptions) ->
     InputError
         An option cannot be read, or the file's charges are of other fragments.
     """
-    fields = _from_option("charge", options.charge, len(groups))
-    fields |= _from_option("multiplicity", options.multiplicity, len(groups))
+    fields = _from_option("charge", options.charge, geometry, groups)
+    fields |= _from_option("multiplicity", options.multiplicity, geometry, groups)
     if options.charge is not None:
         return fields
     if geometry.groups is not None and geometry.has_states and options.fragment is not None:
@@ -53,18 +54,20 @@ def charge_fields(geometry: Geometry, groups: Groups, options: ChargeOptions) ->
     return _from_file(geometry, groups) | fields
 
 
-def _from_option(name: str, text: str | None, n_fragments: int) -> dict[str, Any]:
+def _from_option(name: str, text: str | None, geometry: Geometry, groups: Groups) -> dict[str, Any]:
     if text is None:
         return {}
+    n_fragments = len(groups)
     try:
         values = [int(item) for item in str(text).split(",")]
     except ValueError:
-        accepted = "a whole number, or one for each fragment: 0,0,-1"
+        accepted = f"a whole number, or {one_for_each(geometry, groups, name)}"
         raise InputError(f"--{name}", "cannot be read", value=text, accepted=accepted) from None
     if len(values) == 1 != n_fragments:
         return {f"molecular_{name}": values[0]}
     if len(values) != n_fragments:
-        message = f"has {len(values)} values for {n_fragments} fragments"
+        listed = _listed(geometry, groups)
+        message = f"has {len(values)} values for {n_fragments} fragments: {listed}"
         raise InputError(f"--{name}", message, value=text)
     plural = {"charge": "charges", "multiplicity": "multiplicities"}[name]
     return {f"fragment_{plural}": values}
@@ -128,19 +131,51 @@ def refuse_unsaid_ions(geometry: Geometry, groups: Groups, options: ChargeOption
     for number, group in enumerate(groups, start=1):
         symbol, is_said = geometry.symbols[group[0]], geometry.charges[group[0]] is not None
         if len(group) == 1 and symbol in LONE_CHARGES and not is_said:
-            ion = _ion(symbol)
+            ion = ion_name([symbol], LONE_CHARGES[symbol])
             message = f"fragment {number} is one {symbol} atom, and nothing says its charge"
-            accepted = f"{_example(geometry, groups)}, or {ion} in the file, or --charge 0"
+            neutral = "--charge 0 for a neutral atom"
+            accepted = f"{_example(geometry, groups)}, or {ion} in the file, or {neutral}"
             raise InputError("--charge", message, accepted=accepted)
 
 
-def _ion(symbol: str) -> str:
-    charge = LONE_CHARGES[symbol]
-    return f"{symbol}{abs(charge) if abs(charge) > 1 else ''}{'+' if charge > 0 else '-'}"
+def one_for_each(geometry: Geometry, groups: Groups, name: str, total: int | None = None) -> str:
+    """Tell, with an example, that a value for each fragment is wanted.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    groups : sequence of sequence of int
+        Atoms of each fragment.
+    name : {"charge", "multiplicity"}
+    total : int, optional
+        What was said of the whole; in the example one fragment has it.
+
+    Returns
+    -------
+    str
+    """
+    if len(groups) > _N_SHOWN:
+        return f"one value for each of the {len(groups)} fragments"
+    values = [0 if name == "charge" else 1] * len(groups)
+    ions = [i for i, usual in enumerate(_usual(geometry, groups)) if usual]
+    if total is not None:
+        values[ions[0] if len(ions) == 1 else -1] = total
+    example = f"--{name} {','.join(map(str, values))}"
+    return f"one value for each fragment ({_listed(geometry, groups)}), e.g. {example}"
+
+
+def _listed(geometry: Geometry, groups: Groups) -> str:
+    """Write ``1 H2O, 2 Na``."""
+    each = enumerate(groups[:_N_SHOWN], start=1)
+    names = [f"{n} {formula([geometry.symbols[atom] for atom in group])}" for n, group in each]
+    return ", ".join(names) + (", ..." if len(groups) > _N_SHOWN else "")
+
+
+def _usual(geometry: Geometry, groups: Groups) -> list[int]:
+    return [LONE_CHARGES.get(geometry.symbols[g[0]], 0) if len(g) == 1 else 0 for g in groups]
 
 
 def _example(geometry: Geometry, groups: Groups) -> str:
     if len(groups) > _N_SHOWN:
         return "--charge with one value for each fragment"
-    usual = [LONE_CHARGES.get(geometry.symbols[g[0]], 0) if len(g) == 1 else 0 for g in groups]
-    return f"--charge {','.join(map(str, usual))}"
+    return f"--charge {','.join(map(str, _usual(geometry, groups)))}"

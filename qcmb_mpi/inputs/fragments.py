@@ -122,12 +122,11 @@ def is_ion(geometry: Geometry, atom: int) -> bool:
     return symbol in IONIC_METALS or (symbol in METALS and bool(geometry.charges[atom]))
 
 
-def remarks(geometry: Geometry, groups: Sequence[Sequence[int]]) -> list[str]:
+def remarks(
+    geometry: Geometry, groups: Sequence[Sequence[int]], charges: Sequence[int | None]
+) -> list[str]:
     """Tell what is doubtful about fragments found by bonds, each a line."""
-    found = []
-    ions = sorted({s for a, s in enumerate(geometry.symbols) if is_ion(geometry, a)})
-    if ions:
-        found.append(f"each {' and '.join(ions)} was taken as a fragment of its own, an ion")
+    found = _lone_metals(geometry, groups, charges)
     for group in groups:
         names = [geometry.symbols[atom] for atom in group]
         bonded = [place for place, name in enumerate(names) if name in METALS]
@@ -145,6 +144,23 @@ def remarks(geometry: Geometry, groups: Sequence[Sequence[int]]) -> list[str]:
             found.append(f"atom {group[0] + 1} (H) is bonded to nothing{hint}")
             break
     return found
+
+
+def _lone_metals(
+    geometry: Geometry, groups: Sequence[Sequence[int]], charges: Sequence[int | None]
+) -> list[str]:
+    alone = [
+        (geometry.symbols[g[0]], c)
+        for g, c in zip(groups, charges, strict=True)
+        if is_ion(geometry, g[0])
+    ]
+    neutral = {symbol for symbol, charge in alone if not charge}
+    ions = {symbol for symbol, _ in alone} - neutral
+    return [
+        f"each {' and '.join(sorted(each))} was taken as a fragment of its own{what}"
+        for each, what in ((ions, ", an ion"), (neutral, ""))
+        if each
+    ]
 
 
 def _bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,12 @@ from qcmb_mpi.errors import InputError
 from qcmb_mpi.inputs import fragments
 from qcmb_mpi.inputs.atoms import Geometry
 from qcmb_mpi.inputs.checks import refuse_overlap
-from qcmb_mpi.inputs.file_charges import charge_fields, charge_note, refuse_unsaid_ions
+from qcmb_mpi.inputs.file_charges import (
+    charge_fields,
+    charge_note,
+    one_for_each,
+    refuse_unsaid_ions,
+)
 
 # Fields of the ManyBodyInput that an option sets, most specific first.
 _OPTION_OF_FIELD = {
@@ -126,12 +131,12 @@ def refuse_doubt(
     if not any("as QCElemental does" in warning for warning in warnings):
         return
     message = "does not say on which fragment it is"
-    accepted = "one value for each fragment, in their order: 0,0,-1"
     for name in ("charge", "multiplicity"):
         value = getattr(options, name)
         if value is None and geometry.total is not None:
             value = getattr(geometry.total, name)
         if value is not None:
+            accepted = one_for_each(geometry, groups, name, int(value))
             raise InputError(f"--{name}", message, value=value, accepted=accepted)
 
 
@@ -139,7 +144,8 @@ def notes(geometry: Geometry, groups: Sequence[Sequence[int]], options: InputOpt
     """Tell what was decided about the atoms of a file, each a line."""
     found = [*geometry.warnings, *charge_note(geometry, groups, options)]
     if _is_automatic(geometry, options):
-        found += fragments.remarks(geometry, groups)
+        said = charge_fields(geometry, groups, options).get("fragment_charges")
+        found += fragments.remarks(geometry, groups, said or [None] * len(groups))
     order = [atom for group in groups for atom in group]
     if order != sorted(order):
         found.append(

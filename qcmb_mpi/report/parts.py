@@ -9,7 +9,6 @@ Rules of this file
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from qcmb_mpi.expansion import subsets
 from qcmb_mpi.expansion.contributions import contributions, fragment_shares
+from qcmb_mpi.expansion.system import ion_name
 from qcmb_mpi.report.answer import KCAL_PER_HARTREE
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Parts:
         Centres of mass.
     fragment_of : int64[n_atoms]
     names : tuple of str
-        Formula of each fragment.
+        Formula of each fragment, with its charge: ``Na+``.
     """
 
     orders: tuple[Order, ...]
@@ -167,7 +167,7 @@ def parts_of(space: TaskSpace, view: Energies, *, max_clusters: int = MAX_CLUSTE
         positions_angstrom=ANGSTROM_PER_BOHR * system.geometry_bohr,
         centres_angstrom=centres,
         fragment_of=fragment_of,
-        names=_formulas(system),
+        names=_names(system),
     )
 
 
@@ -189,13 +189,6 @@ def _distances(n: int, nbody: int, centres: Floats) -> Floats:
     return found
 
 
-def _formulas(system: System) -> tuple[str, ...]:
-    """Write each fragment in Hill's order: carbon, hydrogen, the others by name."""
-    ends = itertools.accumulate(system.fragment_sizes)
-    formulas = []
-    for end, size in zip(ends, system.fragment_sizes, strict=True):
-        counts = Counter(system.symbols[end - size : end])
-        has_carbon = "C" in counts
-        names = sorted(counts, key=lambda s: (s != "C", s != "H", s) if has_carbon else (s,))
-        formulas.append("".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in names))
-    return tuple(formulas)
+def _names(system: System) -> tuple[str, ...]:
+    each = zip(system.fragment_slices, system.fragment_charges, strict=True)
+    return tuple(ion_name(system.symbols[atoms], charge) for atoms, charge in each)

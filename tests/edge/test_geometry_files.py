@@ -149,7 +149,7 @@ def test_alkali_ions_are_fragments_however_near_the_water_is(tmp_path: Path) -> 
 def test_a_charge_that_makes_a_doublet_is_noted(tmp_path: Path) -> None:
     source = xyz(tmp_path / "w2.xyz", rows(2))
     (line,) = read(source, charge="0,-1").warnings
-    assert line.startswith("fragment 2 has an odd number of electrons and got multiplicity 2")
+    assert line.startswith("fragment 2 (H2O, charge -1) has an odd number of electrons")
     assert read(source, charge="0,-1", multiplicity="1,2").warnings == ()
 
 
@@ -166,13 +166,39 @@ def test_a_charge_for_each_fragment(tmp_path: Path) -> None:
     assert read(source, multiplicity="3").expansion.system.fragment_multiplicities == (1, 2, 2)
 
 
+def test_an_example_has_as_many_charges_as_there_are_fragments(tmp_path: Path) -> None:
+    waters = rows(3)
+    source = xyz(tmp_path / "na.xyz", [*waters[:6], "Na 3.0 0.0 4.0", *waters[6:]])
+    listed = r"1 H2O, 2 H2O, 3 Na, 4 H2O"
+    with pytest.raises(InputError, match=rf"\({listed}\), e\.g\. --charge 0,0,1,0$"):
+        read(source, charge="1")
+    with pytest.raises(InputError, match=rf"has 3 values for 4 fragments: {listed} \(got"):
+        read(source, charge="0,0,1")
+    with pytest.raises(InputError, match=r"or --charge 0 for a neutral atom$"):
+        read(source)
+    many = xyz(tmp_path / "many.xyz", rows(9))
+    with pytest.raises(InputError, match=r"one value for each of the 9 fragments$"):
+        read(many, charge="1", max_nbody=2)
+    with pytest.raises(InputError, match=r"for 9 fragments: 1 H2O, .*, 8 H2O, \.\.\. \(got"):
+        read(many, charge="1,0", max_nbody=2)
+
+
+def test_a_neutral_metal_is_not_called_an_ion(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "na.xyz", [*rows(2), "Na 1.5 0.0 1.9"])
+    alone, odd = read(source, charge="0").warnings
+    assert alone == "each Na was taken as a fragment of its own"
+    assert odd.startswith("fragment 3 (Na, charge 0) has an odd number of electrons")
+    _, odd = read(source, charge="0,1,0").warnings
+    assert odd.startswith("fragment 2 (H2O, charge 1), fragment 3 (Na, charge 0) have an odd")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"charge": "-1"}, r"^--charge: does not say on which fragment .*0,0,-1"),
-        ({"multiplicity": "5"}, "^--multiplicity: does not say on which fragment"),
-        ({"charge": "0,-1"}, r"^--charge: has 2 values for 3 fragments"),
-        ({"charge": "0,minus,1"}, "^--charge: cannot be read"),
+        ({"charge": "-1"}, r"^--charge: does not say on which fragment .*--charge 0,0,-1$"),
+        ({"multiplicity": "5"}, "^--multiplicity: does not say on which .*--multiplicity 1,1,5$"),
+        ({"charge": "0,-1"}, r"^--charge: has 2 values for 3 fragments: 1 H2O, 2 Cl, 3 Na"),
+        ({"charge": "0,minus,1"}, "^--charge: cannot be read .*--charge 0,0,0$"),
         ({"charge": "0,0.5,0"}, "^--charge: cannot be read"),
         (
             {"charge": "0,0,-1", "multiplicity": "1,2,2"},

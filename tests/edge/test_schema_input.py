@@ -193,7 +193,9 @@ def test_charges_are_completed_as_qcelemental_does() -> None:
         except ValidationError:
             answer = None
         try:
-            state = complete(Known(protons, charge, charges, multiplicity, multiplicities))
+            state = complete(
+                Known(protons, charge, charges, multiplicity, multiplicities, [""] * n)
+            )
         except InputError:
             assert answer is None
         else:
@@ -235,11 +237,15 @@ def test_a_doublet_that_nobody_asked_for_is_noted() -> None:
     document["molecule"]["molecular_charge"] = 1
     (line,) = schema.load_input(document).warnings
     assert line.startswith("the charge +1 was placed on fragment 1, as QCElemental does")
-    assert "fragment 1 has an odd number of electrons and got multiplicity 2" in line
+    assert (
+        "fragment 1 (H2O, charge 1) has an odd number of electrons and got multiplicity 2" in line
+    )
     document["molecule"]["fragment_charges"] = [0, 1, -1]
     document["molecule"]["molecular_charge"] = 0
     (line,) = schema.load_input(document).warnings
-    assert line.startswith("fragments 2, 3 have an odd number of electrons")
+    assert line.startswith(
+        "fragment 2 (H2O, charge 1), fragment 3 (H2O, charge -1) have an odd number of electrons"
+    )
     document["molecule"]["fragment_multiplicities"] = [1, 2, 2]
     assert schema.load_input(document).warnings == ()
 

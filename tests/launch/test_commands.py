@@ -174,7 +174,9 @@ def test_plan_lists_equal_fragments_together(capfd: pytest.CaptureFixture[str]) 
         "fragment 3: He, charge 1, multiplicity 2",
         "fragment 5: Ne, charge 0, multiplicity 1",
     ]
-    assert "note        fragment 3 has an odd number of electrons" in "\n".join(lines)
+    assert "note        fragment 3 (He, charge 1) has an odd number of electrons" in "\n".join(
+        lines
+    )
     rows = json.loads(call(capfd, *words, "--json")[1])["fragments"]
     assert rows[0] == {"fragments": [1, 2, 4], "formula": "He", "charge": 0, "multiplicity": 1}
 
