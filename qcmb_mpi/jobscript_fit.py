@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qcmb_mpi.plan import beyond
 from qcmb_mpi.report.snapshot import format_duration
 from qcmb_mpi.scheduling.placement import counted
 
@@ -70,9 +71,14 @@ def fit(
     wall_s = found["wall_s"] if cores is None else _at_most_s(found, n_nodes * cores)
     needed_s = _START_S + wall_s * found["uncertainty"]["factor"]
     needed_s /= 0.9  # a script keeps a tenth, or 5 minutes, to end in
-    tasks, nodes = counted(found["n_tasks"] - found["n_done"], "task"), counted(n_nodes, "node")
-    about = f"plan: {tasks}, {format_duration(wall_s)} on {nodes} of {counted(n_cores, 'core')}"
-    notes = [*found["problems"], *found["warnings"]]
+    n_left, nodes = found["n_tasks"] - found["n_done"], counted(n_nodes, "node")
+    tasks = f"{counted(n_left, 'task')}, {format_duration(wall_s)}"
+    if not n_left:
+        tasks = f"all {counted(found['n_tasks'], 'task')} are in the store"
+    about = f"plan: {tasks} on {nodes} of {counted(n_cores, 'core')}"
+    of_here, of_there = (beyond(found["walltime_s"], each) for each in (found["wall_s"], wall_s))
+    warnings = [each for each in found["warnings"] if each != of_here]
+    notes = [*found["problems"], *warnings, *([of_there] if of_there else [])]
     if needed_s > _MOST_S and not is_requeued:
         notes.append(f"{format_duration(wall_s)} are predicted, more than a job of a day: {how_on}")
     return Fit(min(_rounded_s(needed_s), _MOST_S), about, tuple(notes))

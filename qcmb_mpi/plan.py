@@ -99,7 +99,7 @@ def make_plan(
     advice = (
         agents.crowding(outlook.placement.layout_of, outlook.layout),
         fewer_ranks(prospect, ranks, model),
-        _beyond(walltime_s, expected_s),
+        beyond(walltime_s, expected_s),
     )
     return {
         "n_tasks": space.n_tasks,
@@ -160,7 +160,7 @@ def _refusals(prospect: Prospect, space: TaskSpace, node: AgentInfo) -> list[str
     return found
 
 
-def _beyond(walltime_s: float | None, expected_s: float) -> str:
+def beyond(walltime_s: float | None, expected_s: float) -> str:
     """Say that it is predicted to take longer than it may; else nothing."""
     if walltime_s is None or expected_s <= walltime_s:
         return ""

@@ -10,6 +10,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Profile", "check_request", "method_family", "n_basis_functions", "profile"]
 
 _MB = 10**6
+_LACKING_MODULE = re.compile(r"Python module '?([\w.]+?)'? not found")
 _ALL = frozenset({"energy", "gradient", "hessian"})
 _GRADIENT = frozenset({"energy", "gradient"})
 _ENERGY = frozenset({"energy"})
@@ -183,7 +185,7 @@ def _check_facts(
         raise InputError(
             f"{field_name}.program",
             f"cp and vmfc need ghost atoms, but {facts.program} cannot be given any: "
-            f"{facts.ghost_reason}; use bsse_type nocp, or another program",
+            f"{facts.ghost_reason}; use bsse_type nocp (--bsse nocp), or another program",
         )
     if system is not None and system.embedding_charges is not None and facts.program != "psi4":
         raise InputError(
@@ -220,6 +222,8 @@ def _check_found(program: str, harness: Any) -> None:
         harness.found(raise_error=True)
     except Exception as error:  # which kind is the harness' own choice
         hint = f": {' '.join(str(error).split())}"
+        if lacking := _LACKING_MODULE.search(hint):
+            hint = f": the Python module {lacking[1]!r} is not here"
     ours = install_hint(program) if _is_known(harness) else ""
     hint += f" ({ours})" if ours else ""
     raise TopologyError(f"program {program!r} is not installed on this node{hint}")

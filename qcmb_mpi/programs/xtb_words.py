@@ -78,7 +78,9 @@ def parse_keywords(keywords: Mapping[str, Any]) -> list[str]:
         else:
             near = did_you_mean(key, (*_NUMBERS, *_SOLVENTS))
             raise RequestError(
-                f"the harness of the executable xtb has no keyword {name!r}{near}", part="keywords"
+                f"the harness of the executable xtb has no keyword {name!r}{near} (it has "
+                f"{', '.join((*_NUMBERS, *_SOLVENTS))})",
+                part="keywords",
             )
     return words
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from qcmb_mpi.jobscript_fit import fit, fit_all
+from qcmb_mpi.plan import beyond
 
 
 def plan(wall_s: float, *, factor: float = 1.0, n_done: int = 0, **more: Any) -> dict[str, Any]:
@@ -12,6 +13,7 @@ def plan(wall_s: float, *, factor: float = 1.0, n_done: int = 0, **more: Any) ->
     return {
         "n_tasks": 50,
         "n_done": n_done,
+        "walltime_s": None,
         "wall_s": wall_s,
         "core_seconds": 4 * wall_s,
         "levels": [
@@ -24,6 +26,22 @@ def plan(wall_s: float, *, factor: float = 1.0, n_done: int = 0, **more: Any) ->
         "problems": [],
         "warnings": [],
     } | more
+
+
+def test_a_limit_that_is_too_short_is_told_by_what_is_predicted_for_the_job() -> None:
+    found = plan(100.0) | {"walltime_s": 10.0}
+    found["warnings"] = [beyond(10.0, 100.0)]
+    assert fit(found).notes == (beyond(10.0, 100.0),)
+    (told,) = fit(found, cores=1).notes
+    assert told != beyond(10.0, 100.0)
+    assert told.endswith("continued by the same command")
+    assert fit(found | {"walltime_s": 1e9, "warnings": []}, cores=1).notes == ()
+
+
+def test_nothing_left_to_do_is_said() -> None:
+    found = plan(0.0)
+    found["n_done"] = found["n_tasks"]
+    assert "in the store" in fit(found).about
 
 
 @pytest.mark.parametrize(

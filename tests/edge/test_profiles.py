@@ -160,6 +160,20 @@ def test_missing_program_gives_the_harness_own_hint(monkeypatch: pytest.MonkeyPa
         check_request(chemistry("mopac"), needs_ghosts=False)
 
 
+def test_a_module_that_a_harness_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(raise_error: bool = False) -> bool:
+        if raise_error:
+            raise ModuleNotFoundError(
+                "Python module 'networkx' not found in envvar PYTHONPATH. Please conda install it."
+            )
+        return False
+
+    monkeypatch.setattr(MopacHarness, "found", staticmethod(lacking))
+    with pytest.raises(TopologyError, match=r"module 'networkx' is not here \(") as caught:
+        check_request(chemistry("mopac"), needs_ghosts=False)
+    assert "PYTHONPATH" not in str(caught.value)
+
+
 def test_silent_absence_is_an_absence_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MopacHarness, "found", staticmethod(lambda raise_error=False: False))
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import date
 from typing import Any
@@ -74,6 +75,12 @@ def test_ci_and_hooks_call_make() -> None:
     called |= set(last["pythons"][2:])
     called |= set(re.findall(r"make ([a-z]+)", (ROOT / ".ci" / "run").read_text()))
     assert called <= targets()
+
+
+def test_scripts_that_documents_call_by_their_path_can_be_run() -> None:
+    scripts = [*(ROOT / "tests" / "cluster").glob("*.sh"), *(ROOT / "jobscripts").glob("*/*.sh")]
+    assert scripts
+    assert [path.name for path in scripts if not os.access(path, os.X_OK)] == []
 
 
 def test_forms_ask_for_what_a_report_needs() -> None:
