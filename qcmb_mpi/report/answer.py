@@ -122,12 +122,15 @@ def _keywords(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def model_chemistries(result: Mapping[str, Any]) -> dict[str, str]:
     """Describe each model chemistry as ``method/basis, program`` under its label."""
     specification = (result.get("input_data") or {}).get("specification") or {}
-    found = {}
-    for label, each in (specification.get("specification") or {}).items():
-        model = each.get("model") or {}
-        parts = [str(model[key]) for key in ("method", "basis") if model.get(key)]
-        found[label] = ", ".join(filter(None, ["/".join(parts), str(each.get("program") or "")]))
-    return found
+    each = (specification.get("specification") or {}).items()
+    return {label: describe(one) for label, one in each}
+
+
+def describe(specification: Mapping[str, Any]) -> str:
+    """Write a model chemistry as ``method/basis, program``."""
+    model = specification.get("model") or {}
+    parts = [str(model[key]) for key in ("method", "basis") if model.get(key)]
+    return ", ".join(filter(None, ["/".join(parts), str(specification.get("program") or "")]))
 
 
 def _chemistry_of(result: Mapping[str, Any]) -> dict[int, str]:
@@ -200,10 +203,12 @@ def _flat(value: Any) -> Iterator[float]:
 
 
 def system_line(result: Mapping[str, Any]) -> str:
-    """Describe what was computed: name, atoms, fragments, methods."""
+    """Describe what was computed: name, atoms, fragments, charge, methods."""
     molecule = (result.get("input_data") or {}).get("molecule") or result.get("molecule") or {}
     properties = result.get("properties") or {}
     parts = [str(molecule.get("name") or "")]
     for key, word in (("calcinfo_natom", "atoms"), ("calcinfo_nfr", "fragments")):
         parts.append(f"{properties[key]} {word}" if properties.get(key) else "")
+    charge = float(molecule.get("molecular_charge") or 0.0)
+    parts.append(f"charge {charge:+g}" if charge else "")
     return " · ".join(filter(None, [*parts, *dict.fromkeys(model_chemistries(result).values())]))

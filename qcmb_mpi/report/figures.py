@@ -158,12 +158,16 @@ def prediction_svg(classes: Sequence[Mapping[str, Any]]) -> str:
         x = LEFT + (math.log10(row["predicted_s"]) - low) * x_scale
         y = bottom - (math.log10(row["measured_s"]) - low) * y_scale
         radius = 3.0 + 9.0 * math.sqrt(row["n_tasks"] * row["measured_s"] / most_s)
-        level = row["nbody"] if isinstance(row["nbody"], int) else 5
-        place = f'{svg.where(cx=x, cy=y, r=radius)} class="disc n{min(level, 5)}"'
+        place = f'{svg.where(cx=x, cy=y, r=radius)} class="disc {colour_of(row["nbody"])}"'
         parts.append(f"<circle {place}><title>{escape(_class_title(row))}</title></circle>")
     parts.append(svg.text((LEFT + right) / 2, bottom + 40, "predicted for one task"))
     parts.append(svg.text(16, (top + bottom) / 2, "measured", "turned"))
     return svg.drawing(bottom + 46, "Measured over predicted time of a task", parts)
+
+
+def colour_of(nbody: int | str) -> str:
+    """Return the class of the page's style that colours an n-body level."""
+    return f"n{min(nbody, 5) if isinstance(nbody, int) else 5}"
 
 
 def _class_title(row: Mapping[str, Any]) -> str:

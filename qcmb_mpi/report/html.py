@@ -23,7 +23,7 @@ from qcmb_mpi.report import answer, figures, scene
 from qcmb_mpi.report.closing import advice_for, group_failures
 from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_file
 from qcmb_mpi.report.parts import Order, Parts
-from qcmb_mpi.report.snapshot import format_duration, level_name, share
+from qcmb_mpi.report.snapshot import format_duration, level_name, share, task_name
 from qcmb_mpi.report.sources import Material, read_material
 from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, memory, utilisation, waiting
 
@@ -88,6 +88,9 @@ def render_report(
         "cards": _cards(result, run),
         "summary": run,
         "predictions": _predictions(run),
+        "kinds": _kinds(run),
+        "chemistries": _chemistries(result, material),
+        "n_open": _n_open(run) if run and run.get("status") == "incomplete" else 0,
         "n_failed": len(failed),
         "failures": group_failures(failed),
         "n_kinds": N_KINDS,
@@ -194,6 +197,23 @@ def _legend(picture: Gantt) -> list[tuple[str, str]]:
     return [(f"n{min(n, 5)}", level_name(n) if n else "tasks") for n in levels]
 
 
+def _kinds(run: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """List the colours of the discs, by n-body level."""
+    classes = ((run or {}).get("prediction") or {}).get("classes") or []
+    levels = sorted({row["nbody"] for row in classes}, key=lambda n: (isinstance(n, str), n))
+    return [(figures.colour_of(n), level_name(n)) for n in levels]
+
+
+def _chemistries(result: Mapping[str, Any] | None, material: Material | None) -> Mapping[str, str]:
+    if result is not None:
+        return answer.model_chemistries(result)
+    return {} if material is None else material.chemistries
+
+
+def _n_open(run: Mapping[str, Any]) -> int:
+    return int(run["n_tasks"] - run["n_computed"] - run["n_reused"] - run["n_failed"])
+
+
 def _predictions(run: Mapping[str, Any] | None) -> Any:
     from markupsafe import Markup
 
@@ -243,7 +263,10 @@ def _cards(result: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> l
     if run is None:
         return cards
     reused = f"{run['n_reused']} of them from the store" if run["n_reused"] else ""
-    cards.append({"what": "tasks", "value": f"{run['n_tasks']:,}", "note": reused})
+    n_open, n_tasks = _n_open(run), f"{run['n_tasks']:,}"
+    if n_open and run.get("status") == "incomplete":
+        n_tasks = f"{run['n_tasks'] - n_open:,} of {n_tasks}"
+    cards.append({"what": "tasks", "value": n_tasks, "note": reused})
     if run.get("wall_s") is not None:
         note = f"{format_duration(run['busy_s'])} of work on {run['n_slots']} slots"
         cards.append({"what": "wall time", "value": format_duration(run["wall_s"]), "note": note})
@@ -270,6 +293,7 @@ def _template() -> Template:
         "fixed": lambda value, digits: "" if value is None else f"{value:.{digits}f}",
         "duration": format_duration,
         "level": level_name,
+        "task": task_name,
         "share": share,
         "bytes": _bytes,
     }

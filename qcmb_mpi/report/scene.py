@@ -40,7 +40,7 @@ _FEW_DOTS = 300
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From contributions to colours: blue attracts, red repels, grey is weak.
+    """From contributions to colours: blue attracts, red repels, grey is nothing.
 
     Parameters
     ----------
@@ -53,18 +53,16 @@ class Scale:
 
     @classmethod
     def of(cls, values: Floats) -> Scale:
-        """Choose the ends: those of the values, or as far to either side of zero."""
+        """Choose the ends: zero and the farthest value, on both sides if there are values there."""
         low, high = float(values.min()), float(values.max())
         if low < 0 < high:
             return cls(-max(-low, high), max(-low, high))
-        return cls(low, high)
+        return cls(min(low, 0.0), max(high, 0.0))
 
     def colour(self, value: float) -> str:
         """Return the colour of a value."""
-        if self.low < 0 < self.high:
-            return _mixed(_BLUE if value < 0 else _RED, abs(value) / self.high)
-        share = (value - self.low) / (self.high - self.low or 1.0)
-        return _mixed(_BLUE, 1.0 - share) if self.high <= 0 else _mixed(_RED, share)
+        farthest = max(-self.low, self.high) or 1.0
+        return _mixed(_BLUE if value < 0 else _RED, abs(value) / farthest)
 
     @property
     def gradient(self) -> str:

@@ -7,7 +7,9 @@ Rules of this file
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qcmb_mpi.scheduling.placement import plain
@@ -133,6 +135,28 @@ def short_label(label: str) -> str:
         return f"[{', '.join(numbers[:3])}, ..., {numbers[-1]}: {len(numbers)} fragments]"
 
     return _NUMBERS.sub(shortened, label)
+
+
+def task_name(label: str, chemistries: Mapping[str, str]) -> str:
+    """Write the label of a task for people: ``hf/6-31g, pyscf: 2 + 4, basis of 1-4``."""
+    try:
+        name, real, basis = json.loads(label)
+        fragments = " + ".join(map(str, real)) if len(real) <= _N_NUMBERS_SHOWN else _ranges(real)
+        ghosts = "" if real == basis else f", basis of {_ranges(basis)}"
+    except (ValueError, TypeError):
+        return label
+    return f"{chemistries.get(name, name)}: {fragments}{ghosts}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ``1-3, 5`` of ascending numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def level_name(nbody: int | str) -> str:

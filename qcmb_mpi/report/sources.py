@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcmb_mpi.errors import InputError, QcmbError
+from qcmb_mpi.report.answer import describe
 from qcmb_mpi.report.files import find_files, read_json
 from qcmb_mpi.report.parts import Parts, parts_of
 from qcmb_mpi.report.timeline import TaskRows, write_trace
@@ -42,11 +43,14 @@ class Material:
         Of each row.
     parts : Parts, optional
         Where the interaction comes from.
+    chemistries : mapping
+        Each model chemistry in words, by its label.
     """
 
     rows: TaskRows
     labels: list[str]
     parts: Parts | None = None
+    chemistries: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_material(path: Path, document: Mapping[str, Any] | None = None) -> Material | None:
@@ -92,7 +96,11 @@ def material_of(store: Store, space: TaskSpace, *, space_id: int = 0) -> Materia
         If the store cannot be read.
     """
     rows, labels = rows_of(store, space, space_id=space_id)
-    return Material(rows, labels, parts_of(space, store.values(space_id)))
+    chemistries = {
+        each.label: describe({"program": each.program, **each.specification})
+        for each in space.expansion.model_chemistries
+    }
+    return Material(rows, labels, parts_of(space, store.values(space_id)), chemistries)
 
 
 @contextmanager

@@ -93,6 +93,40 @@ def test_a_report_with_everything() -> None:
     assert words.index("Failed tasks") < words.index("The answer")
 
 
+def test_tasks_levels_and_colours_are_told_in_words() -> None:
+    rows, labels = make_rows(4)
+    labels[0] = '["(auto)", [2, 4], [1, 2, 3, 4]]'
+    run = make_summary()
+    run["levels"] = [run["levels"][0] | {"model_chemistry": "(auto)"}]
+    run["prediction"] = {
+        "median_relative_error": None,
+        "classes": [
+            {"model_chemistry": "(auto)", "nbody": n, "n_basis": 4, "n_tasks": 2,
+             "predicted_s": 1.0, "measured_s": 2.0}
+            for n in ("supersystem", 4)
+        ],
+    }  # fmt: skip
+    result = make_result()
+    result["input_data"]["molecule"]["molecular_charge"] = 1.0
+    words = Page(html := render_report(result, run, Material(rows, labels))).words()
+    assert "mp2/cc-pvdz, pyscf: 2 + 4, basis of 1-4" in words
+    assert 'title="[&#34;(auto)&#34;, [2, 4], [1, 2, 3, 4]]"' in html
+    assert '<td class="l" title="(auto)">mp2/cc-pvdz, pyscf</td>' in html
+    assert "prediction was right. 4-body supersystem" in words
+    assert "4 fragments · charge +1 · mp2" in words
+
+
+def test_a_run_that_was_interrupted_says_how_to_go_on() -> None:
+    run = RunSummary(TaskSpace(toy_expansion(4)), "mpi", start_s=0.0, n_ranks=1)
+    run.observe([done(task) for task in range(4)], 0, now=60.0)
+    summary = run.finish("incomplete", 70.0)
+    n_tasks = summary["n_tasks"]
+    words = Page(render_report(None, summary)).words()
+    assert f"4 of {n_tasks}" in words
+    assert f"{n_tasks - 4} of {n_tasks} tasks are left." in words
+    assert "the same command goes on" in words
+
+
 def test_what_comes_from_files_is_escaped() -> None:
     evil = '<script>alert("x")</script>'
     result = make_result(stdout=evil)

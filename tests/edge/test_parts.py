@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qcmb_mpi.expansion.plan import Block, TaskSpace
+from qcmb_mpi.expansion.system import ion_name
 from qcmb_mpi.report import scene
 from qcmb_mpi.report.answer import KCAL_PER_HARTREE
 from qcmb_mpi.report.html import render_report
@@ -98,6 +99,9 @@ def test_formulas_are_in_hills_order() -> None:
     parts = parts_of(space, Energies(space))
     assert parts is not None
     assert parts.names == ("H2O", "CH5N")
+    assert ion_name(["Na"], 1.0) == "Na+"
+    assert ion_name(["Ca"], 2.0) == "Ca2+"
+    assert ion_name(["O", "H"], -1.0) == "HO-"
     rows, labels = make_rows(2)
     assert "1 H2O · 2 CH5N" in render_report(None, None, Material(rows, labels, parts))
 
@@ -137,19 +141,18 @@ def test_a_large_cluster_has_one_ball_a_fragment(monkeypatch: pytest.MonkeyPatch
     ("values", "low", "high", "colours"),
     [
         ([-8.0, 2.0], -8.0, 8.0, ("#1f5fb0", "#c7cdd3", "#c6303a")),
-        ([-8.0, -2.0], -8.0, -2.0, ("#1f5fb0", None, "#c7cdd3")),
-        ([2.0, 8.0], 2.0, 8.0, ("#c7cdd3", None, "#c6303a")),
-        ([3.0, 3.0], 3.0, 3.0, ("#c7cdd3", None, "#c7cdd3")),
+        ([-8.0, -2.0], -8.0, 0.0, ("#1f5fb0", "#c7cdd3", "#c7cdd3")),
+        ([2.0, 8.0], 0.0, 8.0, ("#c7cdd3", "#c7cdd3", "#c6303a")),
+        ([3.0, 3.0], 0.0, 3.0, ("#c7cdd3", "#c7cdd3", "#c6303a")),
     ],
 )
 def test_colours_say_what_attracts(
-    values: list[float], low: float, high: float, colours: tuple[str | None, ...]
+    values: list[float], low: float, high: float, colours: tuple[str, ...]
 ) -> None:
     scale = scene.Scale.of(np.array(values))
     assert (scale.low, scale.high) == (low, high)
     assert (scale.colour(low), scale.colour(high)) == (colours[0], colours[2])
-    if colours[1]:
-        assert scale.colour(0.0) == colours[1]
+    assert scale.colour(0.0) == colours[1]
 
 
 def test_nothing_over_distance_without_two_to_compare() -> None:
