@@ -138,7 +138,8 @@ def fields(table: Mapping[str, Check], *required: str) -> Check:
                 raise InputError(join(path, key), message, accepted=", ".join(table))
         for key in required:
             if key not in value:
-                raise InputError(join(path, key), "is missing")
+                accepted = "e.g. program: pyscf" if key == "program" else None
+                raise InputError(join(path, key), "is missing", accepted=accepted)
         for key, item in value.items():
             table[key](item, join(path, key))
 

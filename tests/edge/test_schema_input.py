@@ -250,6 +250,14 @@ def test_a_doublet_that_nobody_asked_for_is_noted() -> None:
     assert schema.load_input(document).warnings == ()
 
 
+def test_a_program_that_is_missing_is_told_with_an_example() -> None:
+    document = waters(3)
+    model = {"method": "hf", "basis": "sto-3g"}
+    document["specification"]["specification"] = {"hf": {"driver": "energy", "model": model}}
+    with pytest.raises(InputError, match=r"\.hf\.program: is missing; .* program: pyscf$"):
+        schema.load_input(document)
+
+
 def test_radicals_and_ions_keep_what_is_written() -> None:
     document = waters(3)
     document["molecule"] |= {
