@@ -28,7 +28,7 @@ from qcmb_mpi.scheduling.policy import ErrorClass
 _MEMORY_ERROR = re.compile(r"([\w.]+\.)?_?(Array)?MemoryError\b")
 _OUT_OF_MEMORY = "out_of_memory"
 _KILLED = "out of memory: the system killed a process while the task ran:"
-# A count reads several files: it is not taken for each of many short tasks.
+# A count reads a file: it is not taken for each of many short tasks.
 _COUNT_INTERVAL_S = 1.0
 
 
@@ -62,7 +62,7 @@ class Contained:
     ----------
     engine : Engine
     resources : SlotResources
-    oom_kills : callable
+    oom_kills : callable, optional
         How many processes the kernel has killed for lack of memory so far.
     """
 
@@ -71,11 +71,11 @@ class Contained:
         engine: Engine,
         resources: SlotResources,
         *,
-        oom_kills: Callable[[], int] = cgroups.oom_kills,
+        oom_kills: Callable[[], int] | None = None,
     ) -> None:
         self._engine = engine
         self.resources = resources
-        self._oom_kills = oom_kills
+        self._oom_kills = oom_kills or cgroups.oom_counter()
         self._n_oom_kills = 0
         self._counted_s = -math.inf
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -124,6 +125,11 @@ def oom_kills(root: Path | str = "/") -> int:
     int
         Of this process's own memory group; of the whole host where no group counts them.
     """
+    return oom_counter(root)()
+
+
+def oom_counter(root: Path | str = "/") -> Callable[[], int]:
+    """Return what counts as :func:`oom_kills` does, and looks for the file with the count once."""
     root = Path(root)
     files = [
         group / name
@@ -131,9 +137,14 @@ def oom_kills(root: Path | str = "/") -> int:
         for name in ("memory.events", "memory.oom_control")
     ]
     for file in (*files, root / "proc/vmstat"):
-        if found := re.search(r"^oom_kill (\d+)", read_text(file), re.M):
-            return int(found[1])
-    return 0
+        if _oom_kills_in(file) is not None:
+            return lambda: _oom_kills_in(file) or 0
+    return lambda: 0
+
+
+def _oom_kills_in(file: Path) -> int | None:
+    found = re.search(r"^oom_kill (\d+)", read_text(file), re.M)
+    return int(found[1]) if found else None
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
