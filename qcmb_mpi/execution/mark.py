@@ -1,14 +1,14 @@
 """What a slot leaves in a file, so that its agent knows it even if the slot dies.
 
 The file has four 8-byte integers: tasks started, the processor time in ms that was spent before
-the last one, outcomes told, and the bytes of those that are not told yet, which follow, each after
-its size and checksum.
+the last one, outcomes told, and the bytes of those that are not told yet, which follow in pieces,
+each after its size and checksum.
 
 Rules of this file
 ------------------
 1. Bytes are there before they are counted: a slot may be killed between any two statements.
 2. The file has its size before a slot maps it: the slot would die of a full disk.
-3. Outcomes are believed up to the first whose checksum is wrong: the slot may have died of writing
+3. Pieces are believed up to the first whose checksum is wrong: the slot may have died of writing
    where it should not.
 """
 
@@ -18,19 +18,21 @@ import contextlib
 import errno
 import mmap
 import os
-import pickle
 import struct
 import tempfile
 import time
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import IO
 
-from qcmb_mpi.execution.outcome import Outcome, parts, whole
+from qcmb_mpi.execution.outcome import Outcome
+from qcmb_mpi.execution.outcomes import pieced
 
 SIZE = 1 << 16
 _HEAD = struct.Struct("<qqqq")
 _STARTED, _SPENT_MS, _TOLD, _HELD = range(4)
 _PART = struct.Struct("<II")
+_part = _PART.pack
 _CPU_INTERVAL_S = 0.05
 
 
@@ -82,10 +84,9 @@ class Mark:
             self._numbers[_SPENT_MS] = int(1000 * sum(os.times()[:4]))
         self._numbers[_STARTED] += 1
 
-    def hold(self, space: int, outcome: Outcome) -> bool:
-        """Keep an outcome, as one of `space`, until it is told; return whether there is room."""
-        data = pickle.dumps(parts(space, outcome), protocol=5)
-        data = _PART.pack(len(data), zlib.crc32(data)) + data
+    def hold(self, pieces: Iterable[bytes]) -> bool:
+        """Keep the pieces of an outcome until it is told; return whether there is room."""
+        data = b"".join(_part(len(each), zlib.crc32(each)) + each for each in pieces)
         begin = self._end
         end = begin + len(data)
         if end > SIZE:
@@ -123,16 +124,20 @@ def untold(fd: int, n_heard: int) -> list[Outcome]:
     """
     head = _read(fd)
     data = os.pread(fd, min(max(head[_HELD], 0), SIZE - _HEAD.size), _HEAD.size)
-    outcomes, start = [], 0
+    return list(pieced(_sound(data)))[max(0, n_heard - head[_TOLD]) :]
+
+
+def _sound(data: bytes) -> Iterator[bytes]:
+    """Yield the pieces that are as they were written."""
+    start = 0
     while start + _PART.size < len(data):
         n_bytes, checksum = _PART.unpack_from(data, start)
         end = start + _PART.size + n_bytes
         part = data[start + _PART.size : end]
         if not part or end > len(data) or zlib.crc32(part) != checksum:
             break
-        outcomes.append(whole(pickle.loads(part)))
+        yield part
         start = end
-    return outcomes[max(0, n_heard - head[_TOLD]) :]
 
 
 def _read(fd: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ Rules of this file
 from __future__ import annotations
 
 import math
+import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ ROW = np.dtype(
 )
 _FLOAT = np.dtype(np.float64)
 _row = struct.Struct("=qqiidddd").pack  # in a tenth of the time that numpy takes
+# What a piece is: what the next rows have in common, a row with its arrays, or anything else.
+_HEAD, _ROW, _WHOLE = b"H", b"R", b"W"
 
 
 class Origin(NamedTuple):
@@ -234,29 +237,73 @@ class Outcomes(Sequence[Outcome]):
         return list(self)[index]
 
 
-def packed(space: int, outcomes: Sequence[Outcome]) -> Any:
-    """Return outcomes of `space` as a slot sends them: as bytes of columns if they are alike.
+class Parcel:
+    """Outcomes of one space as a slot sends them, each written down once: what is alike in columns.
 
     A slot does this when calculations have filled the caches: little code is run, and pickle is
     given no object of a class. Whether arrays are finite is left to :func:`unpacked`.
+
+    Parameters
+    ----------
+    space : int
+        What each outcome is of, whatever it says.
     """
-    kind = _kind(outcomes[0]) if outcomes else None
-    if not all(_is_plain(each) and _kind(each) == kind for each in outcomes):
-        return [parts(space, each) for each in outcomes]
-    return space, kind, _columns(outcomes)
+
+    def __init__(self, space: int) -> None:
+        self._space = space
+        self._kind: tuple[Any, ...] | None = None
+        self._groups: list[tuple[tuple[Any, ...], list[bytes], list[bytes]]] = []
+        self._others: list[bytes] = []
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def add(self, outcome: Outcome) -> list[bytes]:
+        """Take one more; return pieces of which :func:`pieced` makes it, after those before it."""
+        self._n += 1
+        if not _is_plain(outcome):
+            data = pickle.dumps(parts(self._space, outcome), protocol=5)
+            self._others.append(data)
+            return [_WHOLE + data]
+        pieces, kind = [], _kind(outcome)
+        if kind != self._kind:
+            self._kind = kind
+            self._groups.append((kind, [], []))
+            pieces.append(_HEAD + pickle.dumps((self._space, kind), protocol=5))
+        row, array = _written(outcome)
+        _, rows, arrays = self._groups[-1]
+        rows.append(row)
+        arrays.append(array)
+        pieces.append(_ROW + row + array)
+        return pieces
+
+    def message(self) -> Any:
+        """Return what :func:`unpacked` makes them of: for pickle."""
+        groups = [(kind, b"".join(rows), b"".join(arrays)) for kind, rows, arrays in self._groups]
+        return self._space, groups, self._others
 
 
 def unpacked(sent: Any) -> Outcomes:
-    """Return what was packed."""
-    if type(sent) is list:
-        return Outcomes.of(map(whole, sent))
-    space, kind, columns = sent
-    if kind is None:
-        return Outcomes()
-    batch = _batch(space, kind, columns)
-    if np.isfinite(batch.numbers).all():
-        return Outcomes([batch])
-    return Outcomes.of(batch)
+    """Return what is in the message of a :class:`Parcel`."""
+    space, groups, others = sent
+    batches = [_batch(space, kind, columns) for kind, *columns in groups]
+    found = [whole(pickle.loads(data)) for data in others]
+    if not others and all(np.isfinite(each.numbers).all() for each in batches):
+        return Outcomes(batches)
+    return Outcomes.of([*chain.from_iterable(batches), *found])
+
+
+def pieced(pieces: Iterable[bytes]) -> Iterator[Outcome]:
+    """Yield the outcomes that the pieces of a :class:`Parcel` are of."""
+    for piece in pieces:
+        tag, data = piece[:1], piece[1:]
+        if tag == _HEAD:
+            space, kind = pickle.loads(data)
+        elif tag == _ROW:
+            yield from _batch(space, kind, (data[: ROW.itemsize], data[ROW.itemsize :]))
+        else:
+            yield whole(pickle.loads(data))
 
 
 def _is_plain(outcome: Outcome) -> bool:
@@ -308,18 +355,20 @@ def _batches(outcomes: Iterable[Outcome], space: int | None = None) -> list[Batc
 
 
 def _columns(outcomes: Sequence[Outcome]) -> tuple[bytes, bytes]:
-    rows = [
-        _row(
-            *(o.task, o.peak_bytes, o.slot, _n_atoms(o)),
-            *(o.start_s, o.seconds, o.cpu_s, o.energy_hartree),
-        )
-        for o in outcomes
-    ]
-    arrays = [a.tobytes() for o in outcomes for a in (o.gradient, o.hessian) if a is not None]
-    return b"".join(rows), b"".join(arrays)
+    columns = list(map(_written, outcomes))
+    return b"".join(row for row, _ in columns), b"".join(array for _, array in columns)
 
 
-def _batch(space: int, kind: tuple[Any, ...], columns: tuple[bytes, bytes]) -> Batch:
+def _written(o: Outcome) -> tuple[bytes, bytes]:
+    """Return a row of the table, and the arrays."""
+    array = b"" if o.gradient is None else o.gradient.tobytes()
+    if o.hessian is not None:
+        array += o.hessian.tobytes()
+    place = o.task, o.peak_bytes, o.slot, _n_atoms(o)
+    return _row(*place, o.start_s, o.seconds, o.cpu_s, o.energy_hartree), array
+
+
+def _batch(space: int, kind: tuple[Any, ...], columns: Sequence[bytes]) -> Batch:
     origin, has_gradient, has_hessian = kind
     numbers = np.frombuffer(columns[1], dtype=_FLOAT)
     return Batch(space, Origin(*origin), has_gradient, has_hessian, _table(columns[0]), numbers)

@@ -7,7 +7,7 @@ Messages to a slot are tuples ``(kind, ...)``:
     the exception that says why it cannot work here.
 ``("work", space, ids, number)``
     Run these tasks, a list, as long as there are tickets of that number; answered by one or more
-    ``("done", outcomes)``, packed.
+    ``("done", parcel)``, its message.
 ``("forget", space)``
     Drop an engine.
 
@@ -36,7 +36,7 @@ from qcmb_mpi.execution.contained import Contained, Refusal
 from qcmb_mpi.execution.engine import EngineRecipe, SlotResources
 from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.outcomes import packed
+from qcmb_mpi.execution.outcomes import Parcel
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.execution.tickets import Turnstile
 from qcmb_mpi.machine.affinity import pin
@@ -76,7 +76,7 @@ class _Desk:
         self._mark = mark
         self._turnstile = turnstile
         self._messages: deque[tuple[Any, ...]] = deque()
-        self._outbox = Outbox(lambda *outcomes: pipe.send(("done", packed(*outcomes))), mark)
+        self._outbox = Outbox(lambda parcel: pipe.send(("done", parcel.message())), mark)
         self._engines: dict[int, Contained | Refusal] = {}
         self._settled: SlotResources | None = None
 
@@ -169,7 +169,7 @@ class Outbox:
     Parameters
     ----------
     tell : callable
-        ``tell(space, outcomes)`` tells some.
+        Tells a parcel of some.
     mark : Mark
         Where they are kept until then.
     clock : callable
@@ -178,14 +178,14 @@ class Outbox:
 
     def __init__(
         self,
-        tell: Callable[[int, list[Outcome]], None],
+        tell: Callable[[Parcel], None],
         mark: Mark,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell = tell
         self._mark = mark
         self._clock = clock
-        self._held: list[Outcome] = []
+        self._held = Parcel(0)
         self._space = 0
         self._held_s = self._ended_s = 0.0
         self._has_warned = False
@@ -194,7 +194,7 @@ class Outbox:
         """Note that work on a space begins of which nothing was known before."""
         if space != self._space:
             self.tell()
-        self._space = space
+            self._space, self._held = space, Parcel(space)
         self._ended_s = self._clock()
 
     def put(self, outcome: Outcome, n_left: int, n_new: Callable[[], int] = int) -> int:
@@ -218,14 +218,14 @@ class Outbox:
         seconds, self._ended_s = now - self._ended_s, now
         if not self._held:
             self._held_s = now
-        self._held.append(outcome)
+        pieces = self._held.add(outcome)
         if is_low := not n_left or (not self._has_warned and self._is_low(n_left, seconds)):
             n_left += n_new()
             is_low = self._is_low(n_left, seconds)
             self._has_warned = is_low and n_left > 0
         is_late = now + seconds - self._held_s > _HOLD_S  # when the next one ends
         must = outcome.failure is not None or is_low or is_late
-        if must or not self._mark.hold(self._space, outcome):
+        if must or not self._mark.hold(pieces):
             self.tell()
         return n_left
 
@@ -235,6 +235,6 @@ class Outbox:
     def tell(self) -> None:
         """Tell all there is."""
         if self._held:
-            held, self._held = self._held, []
-            self._tell(self._space, held)
+            held, self._held = self._held, Parcel(self._space)
+            self._tell(held)
             self._mark.told(len(held))

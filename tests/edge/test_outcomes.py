@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcmb_mpi.execution.outcome import Failure, Outcome
-from qcmb_mpi.execution.outcomes import Batch, Outcomes, packed, unpacked
+from qcmb_mpi.execution.outcomes import Batch, Outcomes, Parcel, pieced, unpacked
 from qcmb_mpi.scheduling.policy import ErrorClass
 
 FAILURE = Failure(ErrorClass.CONVERGENCE, "convergence_error", "no luck", "tail")
@@ -147,10 +147,27 @@ def test_what_columns_cannot_hold_stays_an_object(changes: dict[str, object]) ->
     assert isinstance(found.batches[0], Batch)
 
 
+def parcel(space: int, many: list[Outcome]) -> Parcel:
+    """Return a parcel of outcomes."""
+    made = Parcel(space)
+    for each in many:
+        made.add(each)
+    return made
+
+
 @given(st.lists(outcomes(), max_size=5))
 def test_what_a_slot_sends_is_what_it_found(many: list[Outcome]) -> None:
-    found = unpacked(pickle.loads(pickle.dumps(packed(7, many), protocol=5)))
+    sent = parcel(7, many)
+    assert len(sent) == len(many)
+    found = unpacked(pickle.loads(pickle.dumps(sent.message(), protocol=5)))
     assert sorted_bits(found) == sorted_bits([dataclasses.replace(o, space=7) for o in many])
+
+
+@given(st.lists(outcomes(), max_size=5))
+def test_what_a_slot_leaves_in_pieces_is_what_it_found_in_that_order(many: list[Outcome]) -> None:
+    made = Parcel(7)
+    found = pieced([piece for each in many for piece in made.add(each)])
+    assert list(map(bits, found)) == [bits(dataclasses.replace(o, space=7)) for o in many]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +177,7 @@ def test_what_a_slot_sends_is_what_it_found(many: list[Outcome]) -> None:
 )
 def test_arrays_that_are_not_as_a_program_gives_them_arrive_as_they_are(odd: Any) -> None:
     many = [Outcome(0, 1, 0.0, 0.0, energy_hartree=1.0, gradient=odd, record=b"")]
-    [found] = unpacked(pickle.loads(pickle.dumps(packed(0, many), protocol=5)))
+    [found] = unpacked(pickle.loads(pickle.dumps(parcel(0, many).message(), protocol=5)))
     assert type(found.gradient) is type(odd)
     assert bits(found) == bits(many[0])
 
@@ -170,7 +187,7 @@ def test_a_slot_leaves_it_to_its_agent_to_look_for_what_is_not_finite() -> None:
     many = [
         Outcome(0, i, 0.0, 1.0, energy_hartree=1.0, gradient=g) for i, g in enumerate(gradients)
     ]
-    found = unpacked(packed(3, many))
+    found = unpacked(parcel(3, many).message())
     assert [len(batch) for batch in found.batches] == [1]
     assert [(each.space, each.task) for each in found.others] == [(3, 1)]
 

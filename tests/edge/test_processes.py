@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from qcmb_mpi.machine import processes
-from qcmb_mpi.machine.cgroups import oom_kills
+from qcmb_mpi.machine.cgroups import oom_counter, oom_kills
 from tests.edge.agent_cases import is_alive, wait_until
 
 _NOBODY = 2**22 + 1  # above the largest process id
@@ -113,6 +113,9 @@ def test_the_kernels_kills_are_counted(tmp_path: Path) -> None:
     _write(tmp_path / "proc/self/mountinfo", two)
     _write(tmp_path / "sys/fs/cgroup/job/memory.events", "low 0\noom 2\noom_kill 2\n")
     assert oom_kills(tmp_path) == 2
+    count = oom_counter(tmp_path)
+    _write(tmp_path / "sys/fs/cgroup/job/memory.events", "low 0\noom 2\noom_kill 9\n")
+    assert count() == 9
 
 
 def _write(path: Path, text: str) -> None:

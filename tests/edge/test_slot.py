@@ -17,6 +17,7 @@ from qcmb_mpi.execution import mark, slot
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.mark import Mark
 from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcomes import Parcel, unpacked
 from qcmb_mpi.execution.slot import Outbox
 from qcmb_mpi.execution.slots import Slot
 from qcmb_mpi.scheduling.policy import ErrorClass
@@ -35,7 +36,8 @@ class Story:
         self.told_s: dict[int, float] = {}
         self.outbox = Outbox(self._tell, Mark(FILE), lambda: self.now)
 
-    def _tell(self, _space: int, outcomes: list[Outcome]) -> None:
+    def _tell(self, parcel: Parcel) -> None:
+        outcomes = sorted(unpacked(parcel.message()), key=lambda each: each.task)
         self.messages.append([each.task for each in outcomes])
         self.told_s.update((each.task, self.now) for each in outcomes)
 
@@ -144,9 +146,16 @@ def outcome(task: int, **result: Any) -> Outcome:
     return Outcome(0, task, 1.0, 2.0, energy_hartree=-0.1, program="toy", **result)
 
 
+def hold(ours: Mark, *tasks: int) -> None:
+    """Have a mark keep the outcomes of tasks."""
+    parcel = Parcel(0)
+    for task in tasks:
+        ours.hold(parcel.add(outcome(task)))
+
+
 def test_an_outcome_is_the_same_after_its_slot_has_died(file: int) -> None:
     sent = outcome(7, gradient=np.arange(6.0).reshape(2, 3), record=b"{}", remedy="another guess")
-    assert Mark(file).hold(3, sent)
+    assert Mark(file).hold(Parcel(3).add(sent))
     [found] = mark.untold(file, 0)
     assert (found.space, found.task, found.record, found.remedy) == (3, 7, b"{}", "another guess")
     assert np.array_equal(found.gradient, sent.gradient)
@@ -155,10 +164,9 @@ def test_an_outcome_is_the_same_after_its_slot_has_died(file: int) -> None:
 def test_what_was_told_just_before_the_end_is_not_told_twice(file: int) -> None:
     """The slot died between telling two outcomes and crossing them out."""
     ours = Mark(file)
-    ours.hold(0, outcome(1))
+    ours.hold(Parcel(0).add(outcome(1)))
     ours.told(1)
-    for task in (2, 3):
-        ours.hold(0, outcome(task))
+    hold(ours, 2, 3)
     assert [each.task for each in mark.untold(file, 1)] == [2, 3]
     assert [each.task for each in mark.untold(file, 3)] == []
 
@@ -170,8 +178,7 @@ def test_what_was_told_just_before_the_end_is_not_told_twice(file: int) -> None:
 )
 def test_what_a_dying_slot_wrote_over_is_not_believed(file: int, place: int, n_sound: int) -> None:
     ours = Mark(file)
-    for task in range(3):
-        ours.hold(0, outcome(task))
+    hold(ours, 0, 1, 2)
     begin = 32
     end = begin + int.from_bytes(os.pread(file, 8, 24), "little")
     at = end - 5 if place < 0 else begin + place
@@ -181,15 +188,14 @@ def test_what_a_dying_slot_wrote_over_is_not_believed(file: int, place: int, n_s
 
 @pytest.mark.parametrize("n_bytes", [-1, 10**15, mark.SIZE])
 def test_a_count_that_a_dying_slot_wrote_over_does_no_harm(file: int, n_bytes: int) -> None:
-    Mark(file).hold(0, outcome(0))
+    hold(Mark(file), 0)
     os.pwrite(file, n_bytes.to_bytes(8, "little", signed=True), 24)
     assert [each.task for each in mark.untold(file, 0)] == ([] if n_bytes < 0 else [0])
 
 
 def test_outcomes_that_are_not_next_are_not_believed(file: int) -> None:
     ours = Mark(file)
-    for task in (5, 6, 9):
-        ours.hold(0, outcome(task))
+    hold(ours, 5, 6, 9)
     process: Any = SimpleNamespace(
         untold=lambda n: mark.untold(file, n),
         start=lambda *_: None,
