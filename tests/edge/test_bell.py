@@ -94,6 +94,10 @@ def test_whom_a_bell_calls_need_not_look_until_it_rang_in_vain() -> None:
     assert found[-1] < longest_s
     nap.follow(**called | {"is_busy": True})
     assert nap.interval_s == longest_s
+    nap.follow(**called, is_vain=True)
+    for _ in range(10):  # what it rang for was there before
+        nap.follow(**called)
+    assert nap.interval_s == longest_s
 
 
 def test_without_a_bell_the_intervals_begin_anew_when_something_happens() -> None:

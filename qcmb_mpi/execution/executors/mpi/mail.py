@@ -52,9 +52,10 @@ class Nap:
         is_called : bool
             A bell rings for every message: the longest at once.
         is_vain : bool
-            It has rung, and the message is still to come.
+            It has rung, and the message is still to come, or was found before the bell was heard.
         """
-        self._is_seeking = is_vain or (self._is_seeking and not is_busy)
+        is_over = is_busy or self.interval_s >= _LONGEST_S
+        self._is_seeking = is_vain or (self._is_seeking and not is_over)
         if is_called and not self._is_seeking:
             self.interval_s = _LONGEST_CALLED_S
         elif is_vain or (is_busy and not is_calm):
