@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qcmb_mpi.scheduling import messages as m
 from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.ledger import Ledger
 from qcmb_mpi.scheduling.order import WorkQueue
 from qcmb_mpi.scheduling.reporting import report_interval_s
 
 _N_INTERVALS = 3.0
+_NEWS = (m.AgentJoined, m.AgentLost, m.SpaceAdded, m.TasksDone, m.TaskFailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Pool:
         The most memory of an agent in service; infinite without agents or without a limit.
     largest_bytes : int
         The most memory that a task of any space so far is predicted to need.
+    news_s : float
+        When the predicted time left last changed, on the clock of ``now``.
     """
 
     options: SchedulerOptions
@@ -106,6 +110,7 @@ class Pool:
     n_slots: int = 0
     most_bytes: float = np.inf
     largest_bytes: int = 0
+    news_s: float = -np.inf
 
     @property
     def is_any_ready(self) -> bool:
@@ -143,8 +148,23 @@ class Pool:
         """Return the longest prediction that still ends before the deadline."""
         return (self.deadline_s - now) / self.options.deadline_safety
 
-    def remaining_s(self) -> float:
-        """Predict the seconds until everything is settled; infinite without agents."""
+    def heard(self, event: m.Event, now: float) -> None:
+        """Note when the predicted time left last changed; a mere sign of life changes nothing."""
+        if isinstance(event, _NEWS):
+            self.news_s = now
+
+    def remaining_s(self, now: float) -> float:
+        """Predict the seconds until everything is settled; infinite without agents.
+
+        Between two results it counts down, but no further than what no slot can have begun.
+        """
+        left_s = self._left_s()
+        n_left = sum(int(book.n_unsettled_of.sum()) for book in self.books.values())
+        sure_s = left_s * (1 - self.n_slots / n_left) if n_left > self.n_slots else 0.0
+        return max(left_s - max(0.0, now - self.news_s), sure_s) if left_s else 0.0
+
+    def _left_s(self) -> float:
+        """Predict the same as of the last result."""
         books = self.books.values()
         total_s = sum(book.unsettled_s for book in books)
         wide_s = sum(book.wide_s for book in books)

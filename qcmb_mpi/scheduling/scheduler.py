@@ -105,6 +105,7 @@ class Scheduler:
         except IllegalEvent as error:
             error.story = (*error.story, *self._story)
             raise
+        self._pool.heard(event, self._now)
         if not self.is_draining and self._supply.is_out_of_time(self._now):
             self._drain("deadline")
         if not self.is_draining:
@@ -181,8 +182,7 @@ class Scheduler:
 
     def remaining_s(self, now: float) -> float:
         """Predict the seconds from ``now`` until everything is settled; infinite without agents."""
-        left_s = self._pool.remaining_s()
-        return left_s - max(0.0, now - self._now) if left_s else 0.0
+        return self._pool.remaining_s(now)
 
     def check_invariants(self) -> None:
         """Check everything that must hold between two steps; for tests, O(number of tasks).

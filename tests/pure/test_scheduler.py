@@ -177,6 +177,16 @@ def test_remaining_time() -> None:
     assert scheduler.remaining_s(0.5) == pytest.approx(2.0)
 
 
+def test_remaining_time_counts_down_to_what_has_not_begun() -> None:
+    scheduler = Scheduler()
+    scheduler.step(m.SpaceAdded(0, one_class(10)), 0.0)
+    scheduler.step(m.AgentJoined(0, 4), 0.0)
+    scheduler.step(m.Ticked(), 0.75)
+    assert scheduler.remaining_s(0.75) == pytest.approx(1.75)
+    scheduler.step(m.Ticked(), 9.0)
+    assert scheduler.remaining_s(9.0) == pytest.approx(1.5)
+
+
 # ---------------------------------------------------------- spaces and stages
 
 
