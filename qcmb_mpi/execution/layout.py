@@ -163,6 +163,8 @@ def place(
     layouts = {
         size: layout(each, widths.narrow, first.n_threads) for size, each in unlike.items()
     } | {_size(smallest): first}
+    has_larger = any(each.n_slots > first.n_slots for each in layouts.values())
+    reason = first.reason + has_larger * "; more slots where there are more cores"
     told = {
         "memory_per_slot_bytes": _least(x.memory_per_slot_bytes for x in layouts.values()),
         "memory_per_agent_bytes": _least(x.memory_bytes for x in computing),
@@ -171,9 +173,9 @@ def place(
     def layout_of(info: AgentInfo) -> Layout:
         if not info.n_cores and len(infos) > 1:
             return Layout(0, first.n_threads, 0, "no slots because the master is dedicated")
-        return replace(layouts[_size(info)], reason=first.reason, **told)
+        return replace(layouts[_size(info)], reason=reason, **told)
 
-    return Placement(layout_of, widths.classes, first.reason)
+    return Placement(layout_of, widths.classes, reason)
 
 
 def _worth_it(chosen: Widths, narrow: Widths, n_agents: int) -> Widths:

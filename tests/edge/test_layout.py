@@ -39,6 +39,11 @@ def test_many_small_tasks_get_one_thread_each() -> None:
     assert (only.n_slots, only.n_threads) == (8, 1)
 
 
+def test_the_layout_says_that_ranks_differ() -> None:
+    alike, unlike = (layouts([info(0, n), info(1, 2)], work(1000))[1] for n in (2, 4))
+    assert unlike.reason == f"{alike.reason}; more slots where there are more cores"
+
+
 def test_few_large_tasks_get_wide_slots_if_their_program_threads() -> None:
     [wide] = layouts([info(0, 8)], work(2, 1000.0))
     assert (wide.n_slots, wide.n_threads) == (2, 4)
