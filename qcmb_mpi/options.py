@@ -93,7 +93,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         An option or value is not acceptable.
     """
     if not arguments:
-        raise InputError("command line", "a COMMAND is missing (see qcmb-mpi --help)")
+        raise InputError(
+            "command line", "a COMMAND is missing, e.g. qcmb-mpi run INPUT (see --help)"
+        )
     if arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         usage.refuse_mistyped(arguments[0], (*COMMANDS, "--help", "--version"))
         arguments = ["run", *arguments]

@@ -54,7 +54,7 @@ def read_text(source: str, *, is_any_encoding: bool = False) -> str:
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except FileNotFoundError:
-        raise InputError(name, "no such file") from None
+        raise InputError(name, f"no such file{_neighbour(source)}") from None
     except IsADirectoryError:
         raise InputError(name, "is a directory, not an input file") from None
     except (OSError, ValueError) as error:
@@ -71,6 +71,18 @@ def read_text(source: str, *, is_any_encoding: bool = False) -> str:
     if not text.strip():
         raise InputError(name, "is empty")
     return text
+
+
+def _neighbour(source: str) -> str:
+    """Return ``, did you mean ...?`` if a file beside `source` has nearly its name."""
+    from qcmb_mpi.inputs.fields import suggest  # which imports this module
+
+    given = Path(source)
+    try:
+        names = [each.name for each in given.parent.iterdir() if each.is_file()]
+    except OSError:
+        return ""
+    return suggest(given.name, names)
 
 
 def read_document(source: str) -> dict[str, Any]:

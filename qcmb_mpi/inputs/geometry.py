@@ -147,7 +147,7 @@ def notes(geometry: Geometry, groups: Sequence[Sequence[int]], options: InputOpt
         said = charge_fields(geometry, groups, options).get("fragment_charges")
         found += fragments.remarks(geometry, groups, said or [None] * len(groups))
     order = [atom for group in groups for atom in group]
-    if order != sorted(order):
+    if order != sorted(order) and options.driver in ("gradient", "hessian"):
         found.append(
             "fragments are computed one after the other, not in the order of the file; gradients "
             "and Hessians are in the order of the file, as is `molecule` in the result"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Profile", "check_request", "method_family", "n_basis_functions", "profile"]
 
 _MB = 10**6
+_LIKE = 0.65  # gaussian and gamess are not slips of each other
 _LACKING_MODULE = re.compile(r"Python module '?([\w.]+?)'? not found")
 _ALL = frozenset({"energy", "gradient", "hessian"})
 _GRADIENT = frozenset({"energy", "gradient"})
@@ -203,19 +204,22 @@ def _check_facts(
 
 def _harness(program: str, field_name: str) -> Any:
     register()
-    from qcengine.programs.base import programs
+    from qcengine.programs.base import list_available_programs, programs
 
     if program.lower() not in programs:
+        near = did_you_mean(program, programs, cutoff=_LIKE)
         raise InputError(
             f"{field_name}.program",
-            f"QCEngine has no program {program!r}{did_you_mean(program, programs)} (a harness of "
-            "your own is brought in by --import MODULE)",
+            f"QCEngine has no program {program!r}{near} (installed here: "
+            f"{', '.join(sorted(list_available_programs()))}; a harness of your own is brought in "
+            "by --import MODULE)",
         )
     return programs[program.lower()]
 
 
 def _check_found(program: str, harness: Any) -> None:
     hint = ""
+    ours = install_hint(program) if _is_known(harness) else ""
     try:
         if harness.found():
             return
@@ -223,8 +227,10 @@ def _check_found(program: str, harness: Any) -> None:
     except Exception as error:  # which kind is the harness' own choice
         hint = f": {' '.join(str(error).split())}"
         if lacking := _LACKING_MODULE.search(hint):
-            hint = f": the Python module {lacking[1]!r} is not here"
-    ours = install_hint(program) if _is_known(harness) else ""
+            raise TopologyError(
+                f"program {program!r} lacks the Python module {lacking[1]!r} on this node: "
+                f"pip install {lacking[1]}" + (f" (the program itself: {ours})" if ours else "")
+            ) from None
     hint += f" ({ours})" if ours else ""
     raise TopologyError(f"program {program!r} is not installed on this node{hint}")
 

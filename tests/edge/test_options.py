@@ -29,6 +29,11 @@ def test_a_slip_is_answered(line: str, answer: str) -> None:
     assert answer in str(raised.value)
 
 
+def test_without_a_word_there_is_an_example() -> None:
+    with pytest.raises(InputError, match=r"e\.g\. qcmb-mpi run INPUT"):
+        parse([])
+
+
 def test_a_basis_behind_the_method_is_answered() -> None:
     answer = did_you_mean("mp2/cc-pvdz", ("hf", "mp2"))
     assert answer == "; did you mean method mp2 and basis cc-pvdz?"

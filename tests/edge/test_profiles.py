@@ -141,6 +141,12 @@ def test_a_users_own_harness_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None
     check_request(chemistry("pyscf", method="dmrg"), needs_ghosts=True, system=SYSTEM)
 
 
+def test_a_program_that_is_not_known_is_answered_by_those_that_are_here() -> None:
+    with pytest.raises(InputError, match=r"installed here: .*pyscf") as caught:
+        check_request(chemistry("gaussian"), needs_ghosts=False)
+    assert "gamess" not in str(caught.value).partition("(")[0]
+
+
 def test_unknown_program_names_near_ones() -> None:
     with pytest.raises(InputError, match="no program 'pyscff'; did you mean pyscf") as caught:
         check_request(chemistry("pyscff"), needs_ghosts=False)
@@ -169,7 +175,7 @@ def test_a_module_that_a_harness_lacks_is_named(monkeypatch: pytest.MonkeyPatch)
         return False
 
     monkeypatch.setattr(MopacHarness, "found", staticmethod(lacking))
-    with pytest.raises(TopologyError, match=r"module 'networkx' is not here \(") as caught:
+    with pytest.raises(TopologyError, match=r"lacks .* pip install networkx \(.*mopac") as caught:
         check_request(chemistry("mopac"), needs_ghosts=False)
     assert "PYTHONPATH" not in str(caught.value)
 

@@ -555,8 +555,15 @@ specification:
     assert chemistries[1].specification["model"]["method"] == "mp2"
 
 
+def test_a_slip_in_the_name_of_a_file_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "cluster.xyz").touch()
+    for name in ("cluser.xyz", "Cluster.xyz"):
+        with pytest.raises(InputError, match=r"no such file, did you mean cluster\.xyz\?"):
+            schema.read_input(str(tmp_path / name), options=schema.InputOptions(method="hf"))
+
+
 def test_missing_files_directories_and_closed_doors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.json: no such file"):
+    with pytest.raises(InputError, match=r"absent\.json: no such file$"):
         schema.read_input(str(tmp_path / "absent.json"))
     with pytest.raises(InputError, match="is a directory"):
         schema.read_input(str(tmp_path))
