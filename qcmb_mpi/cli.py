@@ -116,7 +116,7 @@ def _report(args: argparse.Namespace) -> int:
 
     writers = tables.WRITERS | {"trace": sources.write_trace_of}
     wanted = {name: getattr(args, name) for name in writers if getattr(args, name) is not None}
-    page = args.output or (None if wanted else run_files.sibling(args.path, ".report.html"))
+    page = args.output or (None if wanted else run_files.page_of(args.path))
     outputs = {f"--{name}": path for name, path in wanted.items()}
     found = find_files(args.path)
     taken = {p: "RESULT|STORE" for p in (found.result, found.summary, found.store) if p}
@@ -146,7 +146,8 @@ def _verify(args: argparse.Namespace) -> int:
     path = args.store or run_files.sibling(args.result, ".store.sqlite")
     if not path.exists():
         results.read_result(args.result)  # an input has no store, and says so itself
-        raise InputError("--store", "does not exist", value=str(path))
+        accepted = "the STORE of that run: --store PATH"
+        raise InputError("--store", "does not exist", value=str(path), accepted=accepted)
     with Store.open(path, is_read_only=True) as store:
         verdict = schema.verify(args.result, store)
     print(verdict)

@@ -200,6 +200,7 @@ class _Run:
         self._number = number
         self._executor = executor
         self._options = options
+        self._is_kept = options.store is not None
         self._store = store
         self._summary = summary
         self._has_begun = False
@@ -222,7 +223,8 @@ class _Run:
             self._note_end("incomplete")
             self._summary.note(stopped=text)
             last = None if isinstance(error, passing) else error
-            return RunEnd("incomplete", None, self._finish("incomplete"), error=last)
+            summary = self._finish("incomplete")
+            return RunEnd("incomplete", None, summary, error=last, is_kept=self._is_kept)
 
     def _work(self, watcher: Watcher, before_work: Callable[[], None]) -> int | None:
         """Run what is not in the store; return the tasks that failed, None if stopped early."""
@@ -308,7 +310,8 @@ class _Run:
                 "timeline", lambda: material_of(self._store, self._space, space_id=self._number)
             )
         table = self._extra("n-body table", lambda: self._table(status, result)) or ""
-        return RunEnd(status, result, self._finish(status), material, table)
+        summary = self._finish(status)
+        return RunEnd(status, result, summary, material, table, is_kept=self._is_kept)
 
     def _extra(self, name: str, make: Callable[[], T]) -> T | None:
         """Return something that a run can end without, should the store or the time not last."""

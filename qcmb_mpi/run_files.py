@@ -124,6 +124,15 @@ def sibling(result: Path, ending: str) -> Path:
     return result.with_name(name + ending)
 
 
+def page_of(run: Path) -> Path:
+    """Return the default name of the report of a run that RESULT, STORE or a summary stands for."""
+    for suffix in (SUMMARY_SUFFIX, STORE_SUFFIX):
+        if run.name.endswith(suffix):
+            stem = run.name.removesuffix(suffix).removesuffix(".result")
+            return run.with_name(f"{stem}.report.html")
+    return sibling(run, ".report.html")
+
+
 def check_writable(path: Path, field: str) -> None:
     """Check that `path` can be written, before anything is run.
 
@@ -133,6 +142,8 @@ def check_writable(path: Path, field: str) -> None:
         Its directory is missing or not writable, or it is a directory.
     """
     directory = path.parent
+    if str(path) == "-":
+        raise InputError(field, "is no file: this is not written to standard output", value="-")
     if path.exists() and not path.is_file():
         raise InputError(field, "is a directory or a device; a file is needed", value=str(path))
     if not directory.is_dir():

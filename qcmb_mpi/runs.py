@@ -68,6 +68,8 @@ class RunEnd:
         The n-body tables; where results are missing they say so.
     error : Exception, optional
         What ended an incomplete run, if running it again does not help: a bug, a damaged store.
+    is_kept : bool
+        Whether there is a store that another run can go on from.
     """
 
     status: str
@@ -76,6 +78,7 @@ class RunEnd:
     material: Material | None = None
     table: str = ""
     error: Exception | None = None
+    is_kept: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -109,4 +112,7 @@ class RunEnd:
                 raise Interrupted(stuck)
             n_left = self.summary["n_tasks"] - self.summary["n_computed"] - self.summary["n_reused"]
             why = self.summary.get("stopped") or "no reason known"
-            raise Interrupted(f"stopped early ({why}) with {n_left} tasks left; run again to go on")
+            advice = "run again to go on"
+            if not self.is_kept:
+                advice = "nothing was kept: with checkpoint_file the next run would go on"
+            raise Interrupted(f"stopped early ({why}) with {n_left} tasks left; {advice}")

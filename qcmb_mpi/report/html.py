@@ -23,6 +23,7 @@ from qcmb_mpi.report import answer, figures, scene
 from qcmb_mpi.report.closing import advice_for, group_failures
 from qcmb_mpi.report.files import find_files, read_json, refuse_input, replace_file
 from qcmb_mpi.report.parts import Order, Parts
+from qcmb_mpi.report.reading import read_summary
 from qcmb_mpi.report.snapshot import format_duration, level_name, share, task_name
 from qcmb_mpi.report.sources import Material, read_material
 from qcmb_mpi.report.timeline import Gantt, TaskRows, gantt, memory, utilisation, waiting
@@ -49,6 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "setup_s": None,
     "assembly_s": 0.0,
     "efficiency": None,
+    "lower_bound_s": None,
 }
 
 
@@ -92,6 +94,7 @@ def render_report(
         "chemistries": _chemistries(result, material),
         "n_open": _n_open(run) if run and run.get("status") == "incomplete" else 0,
         "n_failed": len(failed),
+        "gap": "" if result or run else _gap(material),
         "failures": group_failures(failed),
         "n_kinds": N_KINDS,
         "n_labels": N_LABELS,
@@ -100,9 +103,16 @@ def render_report(
         "kcal_per_hartree": answer.KCAL_PER_HARTREE,
         **_answer_context(result),
         **_parts_context(material),
-        **_run_context(run, material),
+        **_run_context(run, material, _chemistries(result, material)),
     }
     return _template().render(context)
+
+
+def _gap(material: Material | None) -> str:
+    """Say why a page of a store alone shows nothing, if it does not."""
+    if material is None:
+        return "Nothing says of which input the results in the store are: give the RESULT."
+    return "" if len(material.rows) else "The store has no results yet."
 
 
 def _answer_context(result: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -158,7 +168,9 @@ def _contributors(parts: Parts, order: Order) -> list[dict[str, Any]]:
     ]
 
 
-def _run_context(run: Mapping[str, Any] | None, material: Material | None) -> dict[str, Any]:
+def _run_context(
+    run: Mapping[str, Any] | None, material: Material | None, chemistries: Mapping[str, str]
+) -> dict[str, Any]:
     from markupsafe import Markup
 
     if material is None or len(material.rows) == 0:
@@ -167,7 +179,8 @@ def _run_context(run: Mapping[str, Any] | None, material: Material | None) -> di
     picture = gantt(rows)
     n_lanes = len(picture.lanes) + picture.n_hidden
     n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
-    names = {bar.row: labels[bar.row] for bar in picture.bars} if labels else {}
+    bars = picture.bars if labels else ()
+    names = {bar.row: task_name(labels[bar.row], chemistries) for bar in bars}
     shares, in_use, queue = utilisation(rows, n_slots), memory(rows), waiting(rows)
     over_time = {
         "utilisation": (shares, 1.0, "Share of slots at work over time", share, ""),
@@ -354,7 +367,7 @@ def report_for(path: Path | str) -> str:
     """
     files = find_files(path)
     result = read_json(files.result) if files.result else None
-    summary = read_json(files.summary) if files.summary else None
+    summary = read_summary(files.summary) if files.summary else None
     if files.result and result is not None:
         refuse_input(result, files.result)
     given = files.result or files.summary or files.store or Path(path)

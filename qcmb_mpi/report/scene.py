@@ -21,6 +21,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
+from qcmb_mpi.inputs.fragments import BOND_FACTOR
 from qcmb_mpi.report import svg
 from qcmb_mpi.report.parts import NOISE_KCAL, Order, Parts
 from qcmb_mpi.report.svg import LEFT, RIGHT, WIDTH
@@ -32,7 +33,6 @@ MAX_ATOMS = 3000
 MAX_NUMBERS = 40
 MAX_LINES = 60
 _LINE_SHARE = 0.2  # of the largest: weaker pairs have no line
-_BOND = 1.25  # times the sum of radii
 _GREY, _BLUE, _RED = (199, 205, 211), (31, 95, 176), (198, 48, 58)
 _DECADES = 7
 _FEW_DOTS = 300
@@ -169,7 +169,7 @@ def _bonds(
     for members in np.split(np.arange(len(atoms)), ends):
         colour = scale.colour(float(parts.shares_kcal[parts.fragment_of[members[0]]]))
         gaps = np.linalg.norm(atoms[members][:, None] - atoms[members][None], axis=2)
-        near = gaps < _BOND * (radii[members][:, None] + radii[members][None])
+        near = gaps < BOND_FACTOR * (radii[members][:, None] + radii[members][None])
         for i, j in np.argwhere(np.triu(near, 1)).tolist():
             a, b = zoom * atoms[members[i]], zoom * atoms[members[j]]
             style = f'class="bond" stroke="{colour}" stroke-width="{svg.number(0.28 * zoom)}"'

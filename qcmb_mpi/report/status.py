@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from qcmb_mpi.errors import StoreError
 from qcmb_mpi.report.deadline import no_progress
 from qcmb_mpi.report.files import RunFiles, find_files, is_result, read_json
+from qcmb_mpi.report.reading import read_summary
 from qcmb_mpi.report.snapshot import format_duration, percent
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _is_newer(summary: Path | None, started_s: float | None) -> bool:
 def _from_ended(files: RunFiles, state: str) -> dict[str, Any]:
     """Read the summary of a run that has ended, or else its result."""
     if files.summary is not None:
-        summary = read_json(files.summary)
+        summary = read_summary(files.summary)
         found = {key: summary[key] for key in _COPIED if key in summary}
         found["n_done"] = summary.get("n_computed", 0) + summary.get("n_reused", 0)
         found |= {"state": summary.get("status", state), "elapsed_s": summary.get("wall_s")}

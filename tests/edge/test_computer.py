@@ -188,8 +188,10 @@ def test_tasks_that_failed_are_carried_by_the_error() -> None:
 
 def test_a_run_that_was_stopped_is_interrupted() -> None:
     summary = {"n_tasks": 9, "n_computed": 3, "n_reused": 2, "failed": []}
-    with pytest.raises(Interrupted, match="4 tasks left"):
+    with pytest.raises(Interrupted, match="4 tasks left; run again"):
         RunEnd("incomplete", None, summary).raise_if_unfinished()
+    with pytest.raises(Interrupted, match="nothing was kept: with checkpoint_file"):
+        RunEnd("incomplete", None, summary, is_kept=False).raise_if_unfinished()
     RunEnd("complete", "the result", summary).raise_if_unfinished()
 
 

@@ -20,8 +20,10 @@ from qcmb_mpi.report import answer, figures, svg
 from qcmb_mpi.report.files import write_summary
 from qcmb_mpi.report.html import render_report, report_for, write_report
 from qcmb_mpi.report.sources import Material
+from qcmb_mpi.report.status import status_of
 from qcmb_mpi.report.summary import AgentInfo, RunSummary
 from qcmb_mpi.report.timeline import gantt
+from qcmb_mpi.run_files import page_of
 from qcmb_mpi.store import Store
 from tests.edge.report_cases import done, make_result, make_rows
 from tests.toys import toy_expansion
@@ -110,6 +112,7 @@ def test_tasks_levels_and_colours_are_told_in_words() -> None:
     result["input_data"]["molecule"]["molecular_charge"] = 1.0
     words = Page(html := render_report(result, run, Material(rows, labels))).words()
     assert "mp2/cc-pvdz, pyscf: 2 + 4, basis of 1-4" in words
+    assert "mp2: 1 pyscf · convergence_error" in words
     assert 'title="[&#34;(auto)&#34;, [2, 4], [1, 2, 3, 4]]"' in html
     assert '<td class="l" title="(auto)">mp2/cc-pvdz, pyscf</td>' in html
     assert "prediction was right. 4-body supersystem" in words
@@ -119,12 +122,14 @@ def test_tasks_levels_and_colours_are_told_in_words() -> None:
 def test_a_run_that_was_interrupted_says_how_to_go_on() -> None:
     run = RunSummary(TaskSpace(toy_expansion(4)), "mpi", start_s=0.0, n_ranks=1)
     run.observe([done(task) for task in range(4)], 0, now=60.0)
+    run.note(stopped="SIGTERM: the queue ends the job")
     summary = run.finish("incomplete", 70.0)
     n_tasks = summary["n_tasks"]
     words = Page(render_report(None, summary)).words()
     assert f"4 of {n_tasks}" in words
     assert f"{n_tasks - 4} of {n_tasks} tasks are left." in words
     assert "the same command goes on" in words
+    assert "Why it ended: SIGTERM: the queue ends the job." in words
 
 
 def test_what_comes_from_files_is_escaped() -> None:
@@ -340,20 +345,58 @@ def run_files(tmp_path: Path) -> Path:
 def test_a_report_is_made_from_any_file_of_a_run(run_files: Path, name: str) -> None:
     html = report_for(run_files / name)
     words = Page(html).words()
-    for text in ("The answer", "Who did what when", '["(auto)", [1, 2], [1, 2]]', "13 computed"):
+    for text in ("The answer", "Who did what when", "hf/sto-3g, pyscf: 1 + 2", "13 computed"):
         assert text in words, text
     assert "<title>he - qcmb_mpi</title>" in html
     write_report(run_files / "he.html", html)
     assert (run_files / "he.html").read_text().rstrip() == html.rstrip()
 
 
+@pytest.mark.parametrize(
+    "name", ["x.result.json", "x.json", "x.store.sqlite", "x.run.json", "x.result.store.sqlite"]
+)
+def test_a_page_has_one_name_whatever_file_it_is_made_from(name: str) -> None:
+    assert page_of(Path("a", name)) == Path("a/x.report.html")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"n_tasks": "many"}, r"summary\.n_tasks: must be a number"),
+        ({"status": "done"}, r"summary\.status: is not known"),
+        ({"failed": 3}, r"summary\.failed: must be a list"),
+        ({"levels": [{"nbody": 1}]}, r"summary\.levels\[0\]\.model_chemistry: is missing"),
+        ({"prediction": {"classes": [7]}}, r"summary\.prediction\.classes\[0\]: must be an object"),
+    ],
+)
+def test_a_summary_of_another_make_is_refused(
+    run_files: Path, changes: dict[str, Any], field: str
+) -> None:
+    write_summary(make_summary() | changes, run_files / "he.run.json")
+    for read in (report_for, status_of):
+        with pytest.raises(
+            InputError, match=rf"he\.run\.json: is no run summary: {field}"
+        ) as error:
+            read(run_files / "he.run.json")
+        assert error.value.exit_code == 2
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_store_alone_gives_a_report(run_files: Path) -> None:
     for name in ("he.result.json", "he.run.json"):
         (run_files / name).unlink()
-    assert "Who did what when" not in Page(report_for(run_files / "he.store.sqlite")).words()
+    words = Page(report_for(run_files / "he.store.sqlite")).words()
+    assert "Who did what when" not in words
+    assert "give the RESULT" in words
     with Store.open(run_files / "he.store.sqlite") as store:
         store.set_meta({"input": HELIUM})
     assert "Who did what when" in Page(report_for(run_files / "he.store.sqlite")).words()
+
+
+def test_a_store_without_results_says_so(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "he.store.sqlite") as store:
+        store.set_meta({"input": HELIUM})
+    assert "no results yet" in Page(report_for(tmp_path / "he.store.sqlite")).words()
 
 
 def test_an_unreadable_input_costs_only_the_timeline(

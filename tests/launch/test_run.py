@@ -389,6 +389,7 @@ def test_files_must_be_files_and_different_ones(tmp_path: Path) -> None:
         (["--summary", "in.result.json"], "--summary: is the same file as -o"),
         (["--store", "/dev/null"], "--store: is a directory or a device"),
         (["-o", "/dev/null"], "-o: is a directory or a device"),
+        (["--report", "-"], "--report: is no file: this is not written to standard output"),
     ):
         job = run(command("run", source, *words, *FLAKY), cwd=tmp_path)
         assert job.returncode == 2
