@@ -50,7 +50,7 @@ class Sizes:
     batch_s : float
         How long a batch of tasks that do nothing should last.
     n_spins, n_brief : tuple of int
-        Tasks of 1, 5 and 50 ms: for at least 6 s on three workers, and for one.
+        Tasks of 1, 5 and 50 ms: for at least 12 s on three workers, and for one.
     n_sleeps, n_seconds : int
         Tasks of 0.3 s and of 1 s, a worker.
     n_uneven : int
@@ -60,7 +60,7 @@ class Sizes:
     """
 
     batch_s: float = 1.0
-    n_spins: tuple[int, int, int] = (18_000, 3_600, 720)
+    n_spins: tuple[int, int, int] = (36_000, 7_200, 1_440)
     n_brief: tuple[int, int, int] = (3_000, 600, 60)
     n_sleeps: int = 13
     n_seconds: int = 5
@@ -69,7 +69,7 @@ class Sizes:
 
 
 SMALL = Sizes(0.05, (50, 10, 4), (50, 10, 4), 1, 1, 10, (200, 500))
-_QUEUED = dict.fromkeys(("ours-processes", "ours-mpi"), (80_000, 160_000)) | dict.fromkeys(
+_QUEUED = dict.fromkeys(("ours-processes", "ours-mpi"), (480_000, 960_000)) | dict.fromkeys(
     # Some only where cores are short.
     ("dask", "executorlib", "hand-written", "parsl", "schwimmbad"),
     (1_000, 3_000),
@@ -179,7 +179,7 @@ def memory(farm: Farm, sizes: Sizes, _n_workers: int) -> Figures:
     """Measure by how much the master grows for a queued task, arguments made beforehand aside.
 
     The first batch is large enough for what has a fixed size to be full: ours has 64 MB of pages
-    of the store.
+    of the store, and the results of a second, as many again.
     """
     batches = [(n_tasks, farm.prepare(Work(), n_tasks)) for n_tasks in sizes.n_queued]
     peaks = []

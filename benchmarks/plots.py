@@ -279,9 +279,12 @@ def of_checkpoint(report: Report) -> list[Panel]:
 def of_optimization(report: Report) -> list[Panel]:
     """Draw every step on a warm pool, over its lower bound."""
     words = ("step", "wall time over lower bound")
+
+    def curves(pools: Report) -> dict[str, list[tuple[int, float]]]:
+        return {p: list(enumerate(pools[p]["ratios"], 2)) for p in WARM if p in pools}
+
     return [
-        Curves(name, *words, {p: list(enumerate(pools[p]["ratios"], 2)) for p in WARM}, level=1.2)
-        for name, pools in report["measured"].items()
+        Curves(name, *words, curves(pools), level=1.2) for name, pools in report["measured"].items()
     ]
 
 
