@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -110,7 +111,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def is_alive(process: psutil.Process) -> bool:
     """Tell whether a process is there; a zombie is not."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -124,6 +125,16 @@ def working_in(directory: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def offspring(is_so: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """Return the descendants of this process of which something holds, but none that has gone."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if is_so(process):
+                found.append(process)
     return found
 
 

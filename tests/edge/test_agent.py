@@ -25,8 +25,10 @@ from tests.edge.agent_cases import (
     hear_outcomes,
     is_alive,
     new_agent,
+    offspring,
     open_space,
     outcomes,
+    slots_of,
     wait_until,
     work,
 )
@@ -98,18 +100,13 @@ def test_a_hang_is_killed_with_its_children(agent: Agent) -> None:
     failure = failure_of(found[2])
     assert failure.error_class is ErrorClass.HUNG
     assert "says hello" in failure.output_tail
-    sleeping = [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
+    sleeping = offspring(lambda process: process.name() == "sleep")
     wait_until(lambda: not any(is_alive(process) for process in sleeping))
 
 
 def test_a_killed_idle_slot_is_replaced(agent: Agent) -> None:
     run(agent, ToyRecipe(EXPANSION), [0])
-    victim = next(
-        p
-        for p in psutil.Process().children(recursive=True)
-        if os.getpgid(p.pid) == p.pid and p.ppid() != os.getpid()
-    )
-    victim.send_signal(signal.SIGKILL)
+    slots_of(os.getpid())[0].send_signal(signal.SIGKILL)
     work(agent, range(SPACE.n_tasks))
     assert len(hear_outcomes(agent, SPACE.n_tasks)) == SPACE.n_tasks
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import qcengine
 from qcmanybody import ManyBodyCore
@@ -37,6 +36,7 @@ from qcmb_mpi.driver import RunEnd
 from qcmb_mpi.expansion.graph import parse_label
 from qcmb_mpi.store import Store
 from qcmb_mpi.warm import cool
+from tests.edge.agent_cases import slots_of
 from tests.edge.task_cases import IMPORTS, energies, many_body_input
 from tests.flaky import FlakyHarness
 
@@ -244,12 +244,7 @@ def _dimer() -> dict[str, Any]:
 
 
 def _slot_pids() -> set[int]:
-    """Return the grandchildren that lead a process group: slots."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        if child.ppid() != os.getpid() and os.getpgid(child.pid) == child.pid:
-            found.add(child.pid)
-    return found
+    return {slot.pid for slot in slots_of(os.getpid())}
 
 
 @pytest.mark.usefixtures("own_pool")

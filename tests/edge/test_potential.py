@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from qcmb_mpi import (
@@ -26,6 +25,7 @@ from qcmb_mpi import (
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.warm import cool, warm_executor
 from tests import stock
+from tests.edge.agent_cases import slots_of
 from tests.edge.task_cases import IMPORTS, many_body_input, molecule
 from tests.flaky import FlakyHarness
 
@@ -69,19 +69,10 @@ def test_one_pool_serves_all_who_do_not_say_which(pool: MultiprocessingExecutor)
         potential = ManyBodyPotential(many_body_input(n))
         for geometry in geometries(n, 3):
             potential.gradient(geometry)
-            slots.append(slot_pids())
+            slots.append({slot.pid for slot in slots_of(os.getpid())})
     assert potential.executor is pool
     assert len(slots[0]) == 2
     assert slots == slots[:1] * 6
-
-
-def slot_pids() -> set[int]:
-    """Return the grandchildren that lead a process group: slots."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        if child.ppid() != os.getpid() and os.getpgid(child.pid) == child.pid:
-            found.add(child.pid)
-    return found
 
 
 def test_the_innermost_open_pool_is_used(pool: MultiprocessingExecutor) -> None:

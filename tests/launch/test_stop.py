@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -111,7 +112,8 @@ def test_sigterm_to_every_process_of_a_job_makes_no_task_fail(tmp_path: Path) ->
     with started(command("run", write(tmp_path, document), *words), cwd=tmp_path) as job:
         wait_until(lambda: mark.exists() and _n_done(tmp_path / "in.store.sqlite") >= 10)
         for process in (psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)):
-            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
         _, told = job.communicate(timeout=60)
         assert job.returncode == 75, told
     summary = read(tmp_path / "in.run.json")

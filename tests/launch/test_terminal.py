@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from qcmb_mpi.report.status import status_of
+from tests.edge.agent_cases import is_alive
 from tests.launch.jobs import command, environment, read, run, wait_until
 from tests.launch.terminal import INTERRUPT, Terminal, terminal
 from tests.launch.test_run import FLAKY, _n_done, helium, write
@@ -88,10 +89,6 @@ def test_closing_the_window_ends_the_run_in_good_order(tmp_path: Path, executor:
     assert (summary["status"], summary["stopped"]) == ("incomplete", "SIGHUP")
     assert _n_done(tmp_path / "in.store.sqlite") == summary["n_computed"]
     assert not (tmp_path / "in.store.sqlite.lock").exists()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_nohup_outlives_the_window(tmp_path: Path) -> None:
