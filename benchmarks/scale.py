@@ -185,7 +185,8 @@ def run(path: Path, executor: str, folder: Path, hold_s: float | None = None) ->
     launched_s = time.time()
     process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
     try:
-        seen = watch(process, store, hold_s)
+        own = process.pid if executor != "mpiexec" else None
+        seen = watch(process, store, hold_s, own)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -213,9 +214,14 @@ def begun(path: Path, executor: str, root: Path, sizes: Sizes) -> dict[str, Any]
     return best | {"peak_bytes": max(each["peak_bytes"] for each in found), "all": found}
 
 
-def watch(process: subprocess.Popen[bytes], store: Path, hold_s: float | None) -> dict[str, Any]:
-    """Look at a run until it ends; send SIGTERM `hold_s` after its first results."""
-    pid, first, peak_bytes, stop_s = None, None, 0, float("inf")
+def watch(
+    process: subprocess.Popen[bytes], store: Path, hold_s: float | None, pid: int | None
+) -> dict[str, Any]:
+    """Look at a run until it ends; send SIGTERM `hold_s` after its first results.
+
+    The process of the master is `pid`, or else as the store says once there is one.
+    """
+    first, peak_bytes, stop_s = None, 0, float("inf")
     give_up_s = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < give_up_s:
         pid = pid or master_of(store)
