@@ -200,11 +200,15 @@ class _Run:
         self._number = number
         self._executor = executor
         self._options = options
-        self._is_kept = options.store is not None
         self._store = store
         self._summary = summary
         self._has_begun = False
         self._longest_s = 0.0
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether there is a store that another run can go on from."""
+        return self._options.store is not None
 
     def carry_through(self, watcher: Watcher, before_work: Callable[[], None]) -> RunEnd:
         """Work and conclude; an error after the first task may have cost something ends early."""
