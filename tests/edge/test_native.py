@@ -26,7 +26,7 @@ from qcmb_mpi.execution.engine import AtomicRunner, QCEngine, QCEngineRecipe, Sl
 from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.slicer import Slicer
 from qcmb_mpi.expansion.plan import TaskSpace
-from qcmb_mpi.programs import native_harness, tblite_run
+from qcmb_mpi.programs import native_harness, tblite_run, threads
 from qcmb_mpi.programs.native import Atoms, CalculationFailed, Means
 from qcmb_mpi.programs.tblite import TBLiteHarness
 from qcmb_mpi.programs.tblite_run import XtbCalculation
@@ -380,6 +380,7 @@ print(calls)
 def test_threads_of_a_slot_are_set_for_good(is_known: bool) -> None:
     import tblite.library  # noqa: F401  brings OpenMP; BLAS may have been built for one thread
 
+    threads._controller.cache_clear()  # other tests have loaded more since
     with threadpool_limits(1):
         for n_threads in (2, 1):
             set_threads(n_threads, is_known=is_known)
