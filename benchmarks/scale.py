@@ -229,10 +229,11 @@ def watch(
         if pid and hold_s is not None and first is None:
             first = first_start_s(store)
             stop_s = stop_s if first is None else time.monotonic() + hold_s
-        if pid and time.monotonic() >= stop_s:
+        if time.monotonic() >= stop_s:
             stop_s = float("inf")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            if running := master_of(store):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(running, signal.SIGTERM)
         time.sleep(0.05)
     if hold_s is not None and first is None:  # it was through before anyone looked
         first = first_start_s(store)
