@@ -27,7 +27,11 @@ N_WORDS_COMPARED = 50
 _ADVICE = (
     (("timeout", "timed out"), "give it more time with --timeout, or more threads with --threads"),
     (("memory", "resource"), "give it more memory with --memory, or fewer slots with --workers"),
-    (("converge",), "let the program try more with --remedies, or change its keywords in INPUT"),
+    (
+        ("converge",),
+        "see that charges and multiplicities of the fragments are right; let the program try more "
+        "with --remedies, or change its keywords in INPUT",
+    ),
     (("scratch",), "see that --scratch is there, and has room, on every node"),
     (("missing", "not found"), "install it on every node: `qcmb-mpi doctor` there says what is"),
     (("hung",), "see in the program's output what it waited for (licence, scratch, file system)"),
@@ -46,7 +50,8 @@ _EMPTY_ROW = re.compile(r"^\s*(?:FULL)?\s+\d+(?:\s+N/A)+\s*$")
 _TELLING = frozenset({"code", "signal", "status", "errno"})  # the number after it is no measure
 STOPPED_ON_FAILURE = "a task failed for good"  # in the scheduler's words
 _COMES_AGAIN = (
-    "the error came from the program and will come again: check basis, geometry and keywords"
+    "the error came from the program and will come again: check basis, geometry, charges and "
+    "keywords"
 )
 
 

@@ -380,7 +380,7 @@ def test_only_what_may_be_gone_the_next_time_is_to_be_run_again(
         for place, kind in enumerate(kinds)
     ]
     last = format_execution_summary(compute_execution_stats(tasks)).splitlines()[-1]
-    assert ("will come again: check basis, geometry and keywords" in last) == is_again
+    assert ("will come again: check basis, geometry, charges and keywords" in last) == is_again
     assert ("run the same command again" in last) != is_again
 
 
