@@ -35,7 +35,11 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script_of_host = Path(__file__).with_name("gridengine.sh")
     words = ["bash", str(script_of_host), "6", "bash", "-c", everything, "-", settings]
     with started([*words, *map(str, (one, limited, again))], cwd=folder, env=variables) as engine:
-        warn(again)
+        try:
+            warn(again)
+        except AssertionError as error:
+            said = [path.read_text() for path in sorted(folder.glob("*/*")) if path.is_file()]
+            raise AssertionError("the third job has no results:\n" + "\n".join(said)) from error
         _, told = engine.communicate(timeout=TIMEOUT_S)
     assert engine.returncode == 0, told
     return folder
