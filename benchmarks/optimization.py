@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Optimise a water trimer with counterpoise correction and look at every step.
 
-    python benchmarks/optimization.py                # geomeTRIC and ASE, HF/6-31G*, half an hour
-    python benchmarks/optimization.py --pool warm --pool mpiexec --method ccsd --basis 6-31g
+    python benchmarks/optimization.py                # geomeTRIC and ASE, CCSD/6-31G*, an hour
+    python benchmarks/optimization.py --method hf --pool warm --pool mpiexec --pool new
     python benchmarks/optimization.py --smoke        # a dimer, few steps: does it still run?
 
-Each optimiser goes from the same geometry over one warm pool, over a new pool for each step, over
-ranks of mpiexec, and over sequential QCManyBody (one thread), which says where the minimum is. A
-step is one gradient, timed where the optimiser asks for it; its lower bound is that of its run
+Each optimiser goes from the same geometry over one warm pool, over ranks of mpiexec, if asked to
+over a new pool for each step, and over sequential QCManyBody (one thread), which says where the
+minimum is. A step is one gradient, timed where the optimiser asks for it; its lower bound is that of its run
 summary, max(longest task, busy time / slots). The first step of a pool starts its slots, too, and
 is told by itself. Few tasks do not always divide: "best order" is how long the tasks of a step, as
 they were measured, take if they are dealt to the slots in the best way there is. What it is above
@@ -273,10 +273,10 @@ def is_within(measured: dict[str, dict[str, Any]]) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 1 if a step took too long."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--method", default="hf")
+    parser.add_argument("--method", default="ccsd")
     parser.add_argument("--basis", default="6-31g*")
     parser.add_argument("--optimizer", action="append", choices=OPTIMIZERS, help="default: both")
-    parser.add_argument("--pool", action="append", choices=tuple(POOLS), help="default: all")
+    parser.add_argument("--pool", action="append", choices=tuple(POOLS), help="default: warm, mpiexec")
     parser.add_argument("--smoke", action="store_true", help="a dimer, few steps")
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-optimization.json")
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     given = document(2 if options.smoke else 3, *model)
     report["model"] = "/".join(model)
     measured = report["measured"] = {}
-    pools = options.pool or list(POOLS)[: 2 if options.smoke else None]
+    pools = options.pool or list(POOLS)[:2]
     for optimizer in options.optimizer or OPTIMIZERS:
         found = measured[optimizer] = {}
         for pool in (*map(POOLS.__getitem__, pools), "QCManyBody"):
