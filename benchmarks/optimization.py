@@ -7,11 +7,11 @@
 
 Each optimiser goes from the same geometry over one warm pool, over ranks of mpiexec, if asked to
 over a new pool for each step, and over sequential QCManyBody (one thread), which says where the
-minimum is. A step is one gradient, timed where the optimiser asks for it; its lower bound is that of its run
-summary, max(longest task, busy time / slots). The first step of a pool starts its slots, too, and
-is told by itself. Few tasks do not always divide: "best order" is how long the tasks of a step, as
-they were measured, take if they are dealt to the slots in the best way there is. What it is above
-the lower bound is due to the tasks; what the step is above it is due to order and to us.
+minimum is. A step is one gradient, timed where the optimiser asks for it; its lower bound is that
+of its run summary, max(longest task, busy time / slots). The first step of a pool starts its slots,
+too, and is told by itself. Few tasks do not always divide: "best order" is how long the tasks of a
+step, as they were measured, take if they are dealt to the slots in the best way there is. What it
+is above the lower bound is due to the tasks; what the step is above it is due to order and to us.
 
 Rules of this file
 ------------------
@@ -276,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", default="ccsd")
     parser.add_argument("--basis", default="6-31g*")
     parser.add_argument("--optimizer", action="append", choices=OPTIMIZERS, help="default: both")
-    parser.add_argument("--pool", action="append", choices=tuple(POOLS), help="default: warm, mpiexec")
+    parser.add_argument(
+        "--pool", action="append", choices=tuple(POOLS), help="default: warm, mpiexec"
+    )
     parser.add_argument("--smoke", action="store_true", help="a dimer, few steps")
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help="default: results/DATE-optimization.json")
