@@ -54,7 +54,7 @@ class MemoryGuard:
         Bytes of a process and its descendants, cheap, shared pages counted in each.
     exact : callable
         The same, shared pages counted once.
-    oom_kills : callable
+    oom_kills : callable, optional
         How many processes the kernel has killed for lack of memory so far.
 
     Attributes
@@ -71,13 +71,13 @@ class MemoryGuard:
         *,
         resident: Callable[[int], int] = processes.resident_bytes,
         exact: Callable[[int], int] = processes.proportional_bytes,
-        oom_kills: Callable[[], int] = cgroups.oom_kills,
+        oom_kills: Callable[[], int] | None = None,
     ) -> None:
         self._clock = clock
         self._resident = resident
         self._exact = exact
-        self._oom_kills = oom_kills
-        self._n_oom_kills = (oom_kills(),) * 2
+        self._oom_kills = oom_kills or cgroups.oom_counter()
+        self._n_oom_kills = (self._oom_kills(),) * 2
         self._seen: Mapping[int, int] = {}
         self._due_s = -float("inf")
         self._exact_due_s = -float("inf")

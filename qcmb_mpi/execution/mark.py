@@ -32,7 +32,6 @@ SIZE = 1 << 16
 _HEAD = struct.Struct("<qqqq")
 _STARTED, _SPENT_MS, _TOLD, _HELD = range(4)
 _PART = struct.Struct("<II")
-_part = _PART.pack
 _CPU_INTERVAL_S = 0.05
 
 
@@ -86,7 +85,7 @@ class Mark:
 
     def hold(self, pieces: Iterable[bytes]) -> bool:
         """Keep the pieces of an outcome until it is told; return whether there is room."""
-        data = b"".join(_part(len(each), zlib.crc32(each)) + each for each in pieces)
+        data = b"".join(_PART.pack(len(each), zlib.crc32(each)) + each for each in pieces)
         begin = self._end
         end = begin + len(data)
         if end > SIZE:

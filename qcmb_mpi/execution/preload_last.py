@@ -11,4 +11,4 @@ from qcmb_mpi.machine import cgroups
 from qcmb_mpi.programs import threads
 
 threads.loaded_libraries()
-cgroups.oom_kills()
+cgroups.oom_counter()

@@ -112,8 +112,10 @@ def slurm_cpuset(root: Path | str = "/") -> frozenset[int]:
     return frozenset()
 
 
-def oom_kills(root: Path | str = "/") -> int:
-    """Count the processes that the kernel has killed for lack of memory.
+def oom_counter(root: Path | str = "/") -> Callable[[], int]:
+    """Return what counts the processes that the kernel has killed for lack of memory so far.
+
+    It looks for the file with the count once.
 
     Parameters
     ----------
@@ -122,14 +124,9 @@ def oom_kills(root: Path | str = "/") -> int:
 
     Returns
     -------
-    int
-        Of this process's own memory group; of the whole host where no group counts them.
+    callable
+        Counts those of this process's own memory group; of the whole host where no group does.
     """
-    return oom_counter(root)()
-
-
-def oom_counter(root: Path | str = "/") -> Callable[[], int]:
-    """Return what counts as :func:`oom_kills` does, and looks for the file with the count once."""
     root = Path(root)
     files = [
         group / name

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from qcmb_mpi.machine import processes
-from qcmb_mpi.machine.cgroups import oom_counter, oom_kills
+from qcmb_mpi.machine.cgroups import oom_counter
 from tests.edge.agent_cases import is_alive, wait_until
 
 _NOBODY = 2**22 + 1  # above the largest process id
@@ -73,7 +73,6 @@ def test_who_is_not_there_uses_nothing(is_fast: bool, monkeypatch: pytest.Monkey
 _ORPHANS = """
 import os, subprocess, sys, time
 from qcmb_mpi.machine import processes
-from qcmb_mpi.machine.cgroups import oom_kills
 processes.adopt_orphans()
 spared = subprocess.Popen(["sleep", "600"])
 subprocess.run(["sh", "-c", "setsid sleep 600 & setsid sleep 600 & :"])
@@ -100,19 +99,19 @@ def test_orphans_are_adopted_and_ended() -> None:
 
 def test_the_kernels_kills_are_counted(tmp_path: Path) -> None:
     """In the process's own memory group, version 1 or 2; in all of the host where there is none."""
-    assert oom_kills(tmp_path) == 0
+    assert oom_counter(tmp_path)() == 0
     _write(tmp_path / "proc/vmstat", "pgfault 12\noom_kill 5\n")
-    assert oom_kills(tmp_path) == 5
+    assert oom_counter(tmp_path)() == 5
     _write(tmp_path / "proc/self/cgroup", "4:memory:/job\n0::/job\n")
     one = "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     _write(tmp_path / "proc/self/mountinfo", one)
     group = tmp_path / "sys/fs/cgroup/memory/job"
     _write(group / "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
-    assert oom_kills(tmp_path) == 3
+    assert oom_counter(tmp_path)() == 3
     two = "31 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
     _write(tmp_path / "proc/self/mountinfo", two)
     _write(tmp_path / "sys/fs/cgroup/job/memory.events", "low 0\noom 2\noom_kill 2\n")
-    assert oom_kills(tmp_path) == 2
+    assert oom_counter(tmp_path)() == 2
     count = oom_counter(tmp_path)
     _write(tmp_path / "sys/fs/cgroup/job/memory.events", "low 0\noom 2\noom_kill 9\n")
     assert count() == 9
