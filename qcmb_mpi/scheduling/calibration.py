@@ -4,7 +4,8 @@ Seconds: ``t = a + c w^p`` of the seconds ``w`` that were predicted by formula. 
 the right powers of orbitals and electrons; ``c`` is how fast program, basis set and machine are,
 ``a`` what a task costs however small it is, and ``p``, near 1, what the formula misses. The three
 are the most probable ones given all classes measured and what was expected before (Gaussian in
-``log a, log c, p``), found by Gauss-Newton steps; outliers count little (Student's t).
+``log a, log c, p``), found by Gauss-Newton steps, halved until they lead down; outliers count
+little (Student's t).
 
 Bytes: an envelope above all peaks measured, continued beyond the largest.
 
@@ -17,7 +18,7 @@ Rules of this file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ _FORMULA_ERROR = 0.06
 _TASK_ERROR = 0.2
 _FREEDOM = 4.0
 _N_STEPS = 12
+_N_HALVINGS = 8
+_LAST_STEP = 5e-3  # of log a, log c, p
 # By how much log a, log c, p may have changed since an earlier run, from one number of threads to
 # another (how much they gain is known roughly), and from one processor to another.
 SINCE_THEN = np.array([0.3, 0.1, 0.02])
@@ -231,21 +234,42 @@ def _fitted(members: Iterable[LogStatistics], before: _Fit) -> _Fit:
     variance = _FORMULA_ERROR**2 + _TASK_ERROR**2 / rows[:, 2]
     stiffness = np.linalg.inv(before.covariance)
     mean = _start(before.mean, x, y)
-    precision = stiffness
+    precision, common = stiffness, math.inf
     for _ in range(_N_STEPS):
         value, slope = _curve(mean, x)
         rest = y - value
-        # An outlier is what is far off while most are not.
-        spread = variance + _median(rest**2)
+        # An outlier is what is far off while most are not; most are not to become so on the way.
+        common = min(common, _median(rest**2))
+        spread = variance + common
         weight = (_FREEDOM + 1) / (_FREEDOM + rest**2 / spread) / spread
         # Without BLAS, whose threads wait for cores that tasks are busy on.
         precision = stiffness + np.einsum("mi,mj->ij", slope * weight[:, None], slope)
         pull = (slope * (weight * rest)[:, None]).sum(axis=0) - stiffness @ (mean - before.mean)
-        mean = mean + np.clip(np.linalg.solve(precision, pull), -1.0, 1.0)
+
+        def improbability(mean: Vector, spread: Vector = spread) -> float:
+            off, rest = mean - before.mean, y - _value(mean, x)
+            of_rest = (_FREEDOM + 1) * np.log1p(rest**2 / (_FREEDOM * spread))
+            return 0.5 * float(off @ stiffness @ off + of_rest.sum())
+
+        step = np.linalg.solve(precision, pull)
+        step = _downwards(improbability, mean, step / max(1.0, np.abs(step).max()))
+        mean = mean + step
+        if np.abs(step).max() < _LAST_STEP:
+            break
     rest = y - _value(mean, x)
     # Half a dozen classes' worth of belief in the formula's own error.
     residual = math.sqrt((6 * before.residual**2 + float((rest**2).sum())) / (6 + len(rest)))
     return _Fit(mean, np.linalg.inv(precision), residual)
+
+
+def _downwards(height: Callable[[Vector], float], start: Vector, step: Vector) -> Vector:
+    """Return so much of a step that it leads down; nothing if none of it does."""
+    here = height(start)
+    for n_halvings in range(_N_HALVINGS):
+        part: Vector = step * 0.5**n_halvings
+        if height(start + part) < here:
+            return part
+    return np.zeros_like(step)
 
 
 def _median(values: Vector) -> float:

@@ -45,6 +45,20 @@ def test_offset_speed_and_power_are_found() -> None:
         assert model.estimate("new", prior_s, family="pyscf/hf").relative_error < 0.3
 
 
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_one_class_that_was_measured_is_met_whatever_it_was_predicted(n: int) -> None:
+    """Steps went to and fro here that were not checked to lead down."""
+    for prior_s in np.geomspace(1e-4, 1e4, 17):
+        for factor in np.geomspace(1e-3, 1e3, 25):
+            measured_s = factor * prior_s
+            if not 1e-4 <= measured_s <= 1e6:
+                continue
+            model = CostModel()
+            model.observe("one", [measured_s] * n, prior_s=prior_s, family="xtb")
+            expected_s = model.cost_s("like it", prior_s, family="xtb")
+            assert expected_s == pytest.approx(measured_s, rel=0.2)
+
+
 def test_doubt_grows_with_the_distance_from_what_was_measured() -> None:
     model = taught()
     doubts = [
