@@ -120,7 +120,7 @@ class ReportTiming:
             return self._since_s
         late_s = min(self._answer_s, _MOST_INTERVALS * self.interval_s)
         due_s = self._since_s + max(self.interval_s, late_s)
-        if self._is_patient and not need:
+        if self._is_patient and need is not Need.NOW:  # what is needed soon was asked for
             return max(due_s, self._since_s + self.hold_s, not_before_s)
         return due_s
 

@@ -110,6 +110,16 @@ def test_results_of_short_tasks_wait_unless_a_slot_does_or_one_has_failed(
     assert timing.due_s(Need.NONE) == 2.0 + max(0.04, interval_s)
 
 
+def test_results_of_short_tasks_wait_for_each_other_once_work_was_asked_for() -> None:
+    timing = ReportTiming(0.001, hold_s=0.04)
+    timing.note_results(1.0, are_short=True)
+    assert timing.due_s(Need.SOON) == 1.0
+    timing.note_report(1.0, Need.SOON)
+    timing.note_results(1.01, are_short=True)
+    assert timing.due_s(Need.SOON) == pytest.approx(1.05)
+    assert timing.due_s(Need.NOW) == 1.01
+
+
 def test_reports_are_as_far_apart_as_answers_are_late() -> None:
     timing = ReportTiming(0.5)
     for answered_s, interval_s in ((1.1, 0.5), (3.0, 2.0), (99.0, 10.0), (1.6, 0.6)):
