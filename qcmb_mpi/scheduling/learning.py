@@ -28,6 +28,7 @@ from qcmb_mpi.scheduling.pool import Pool
 
 _ALIKE = 0.9
 _N_AT_ONCE = 4096
+_RECOST_GROWTH = 1.2
 
 _Page = tuple[Ids, Seconds, NDArray[np.int64]]
 
@@ -67,6 +68,8 @@ class Lessons:
         self._model = model
         self._pages: dict[int, tuple[Ledger, list[_Page]]] = {}
         self._n_pending = 0
+        self._recost_at = 1.0
+        self._are_costs_old = False
 
     @property
     def model(self) -> CostModel:
@@ -102,6 +105,26 @@ class Lessons:
         self._n_pending += len(ids)
         if self._n_pending >= _N_AT_ONCE:
             _ = self.model
+
+    def take_over(self, pool: Pool) -> bool:
+        """Bring the books up to what was learnt if that has grown; tell whether it had.
+
+        Costs wait for :meth:`renew_costs` where nothing is decided by them.
+        """
+        if self.n_measured < self._recost_at:
+            return False
+        self._recost_at = max(1, self.n_measured) * _RECOST_GROWTH
+        self._are_costs_old = True
+        if pool.is_any_ready or pool.deadline_s < np.inf:
+            self.renew_costs(pool)
+        _take_over_memory(pool, self.model)
+        return True
+
+    def renew_costs(self, pool: Pool) -> None:
+        """Bring costs up to what was learnt, if that was put off."""
+        if self._are_costs_old:
+            self._are_costs_old = False
+            _take_over_costs(pool, self.model)
 
     def note_shortage(self, pool: Pool, book: Ledger, event: TaskFailed) -> bool:
         """Admit fewer tasks like one that was ended for lack of memory; tell whether it is so."""
@@ -170,12 +193,22 @@ def _observe(
 
 def take_over(pool: Pool, model: CostModel) -> None:
     """Bring costs and memory in all books up to what the model knows."""
-    most_bytes = common_bytes(agent.memory_bytes for agent in pool.in_service)
+    _take_over_costs(pool, model)
+    _take_over_memory(pool, model)
+
+
+def _take_over_costs(pool: Pool, model: CostModel) -> None:
+    """Bring costs up to what the model knows: it takes a millisecond."""
     for space, book in pool.books.items():
         book.recost(model)
+        pool.queues[space].sort()
+
+
+def _take_over_memory(pool: Pool, model: CostModel) -> None:
+    most_bytes = common_bytes(agent.memory_bytes for agent in pool.in_service)
+    for book in pool.books.values():
         _recast(book, model, most_bytes)
         pool.largest_bytes = max(pool.largest_bytes, int(book.memory_bytes.max(initial=0)))
-        pool.queues[space].sort()
 
 
 def admit(pool: Pool, book: Ledger, model: CostModel) -> None:

@@ -22,7 +22,7 @@ from qcmb_mpi.scheduling.agents import Agent
 from qcmb_mpi.scheduling.cost import CostModel
 from qcmb_mpi.scheduling.custody import Custody
 from qcmb_mpi.scheduling.invariants import check_pool
-from qcmb_mpi.scheduling.learning import Lessons, admit, take_over
+from qcmb_mpi.scheduling.learning import Lessons, admit
 from qcmb_mpi.scheduling.ledger import Counts, Ledger
 from qcmb_mpi.scheduling.lone import LoneTasks
 from qcmb_mpi.scheduling.order import ORDERS, WorkQueue
@@ -33,7 +33,6 @@ from qcmb_mpi.scheduling.trust import Trust
 __all__ = ["Counts", "Scheduler", "SchedulerOptions"]
 
 _STORY_LENGTH = 20
-_RECOST_GROWTH = 1.1
 
 
 class Scheduler:
@@ -63,7 +62,6 @@ class Scheduler:
         self._gone: set[int] = set()
         self._is_closing = False
         self._now = -np.inf
-        self._recost_at = 1.0
         self._story: deque[tuple[float, m.Event]] = deque(maxlen=_STORY_LENGTH)
         self._out: list[m.Command] = []
         self._to_feed: dict[int, None] = {}
@@ -182,6 +180,7 @@ class Scheduler:
 
     def remaining_s(self, now: float) -> float:
         """Predict the seconds from ``now`` until everything is settled; infinite without agents."""
+        self._lessons.renew_costs(self._pool)
         return self._pool.remaining_s(now)
 
     def check_invariants(self) -> None:
@@ -313,13 +312,10 @@ class Scheduler:
 
     def _take_over(self) -> None:
         """Take over what was learnt, now and then."""
-        if self._lessons.n_measured < self._recost_at:
-            return
-        self._recost_at = max(1, self._lessons.n_measured) * _RECOST_GROWTH
-        take_over(self._pool, self.cost_model)
-        self._out += self._supply.ask_overfull()
-        if self._pool.deadline_s < np.inf:
-            self._is_stirred = True
+        if self._lessons.take_over(self._pool):
+            self._out += self._supply.ask_overfull()
+            if self._pool.deadline_s < np.inf:
+                self._is_stirred = True
 
     def _give_up(self, given_up: list[m.Quarantine]) -> None:
         """Tell of tasks that were given up, and of what is finished by that."""
@@ -359,6 +355,8 @@ class Scheduler:
 
     def _supply_all(self) -> None:
         """Serve idle slots first if there may be something new for them, then who is concerned."""
+        if self._pool.is_any_ready:
+            self._lessons.renew_costs(self._pool)
         hungry = list(self._supply.hungry) if self._is_stirred else []
         for number in (*hungry, *filter(self._pool.agents.__contains__, self._to_feed)):
             agent = self._pool.agents[number]

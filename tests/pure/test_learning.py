@@ -317,15 +317,17 @@ def test_small_tasks_are_trusted_a_little_because_large_ones_were_measured() -> 
     assert len(two_sizes(n_agents=1).held[0][0]) == 200
 
 
-@pytest.mark.parametrize(("n_agents", "least", "most"), [(1, 1999, 1999), (2, 2, 8)])
+@pytest.mark.parametrize(
+    ("n_agents", "n_blind", "least", "most"), [(1, 18, 1999, 1999), (2, 4, 2, 8)]
+)
 def test_an_only_agent_has_all_that_is_soon_over_once_one_task_was_measured(
-    n_agents: int, least: int, most: int
+    n_agents: int, n_blind: int, least: int, most: int
 ) -> None:
     pool = Checked()
     for agent in range(n_agents):
         pool.join(agent, 2)
     pool.add(one_class(2000, cost_s=1e-3))
-    assert len(pool.held[0][0]) <= 4
+    assert len(pool.held[0][0]) <= n_blind
     task = pool.held[0][0][0]
     pool.step(m.TasksDone(0, 0, m.as_ids([task]), np.array([1e-3])))
     assert least <= len(pool.held[0][0]) <= most

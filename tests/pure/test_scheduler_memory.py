@@ -73,9 +73,9 @@ def n_raises(result: SimulationResult, options: SchedulerOptions) -> int:
     pool = scheduler._pool
     n = 0
     for now, event in result.events:
-        learnt_at = scheduler._recost_at
+        learnt_at = scheduler._lessons._recost_at
         scheduler.step(event, now)
-        if scheduler._recost_at == learnt_at:
+        if scheduler._lessons._recost_at == learnt_at:
             continue
         for agent in pool.agents.values():
             is_over = agent.memory_bytes and sum(agent._largest(pool.books)) > agent.memory_bytes
