@@ -242,12 +242,15 @@ class _Run:
         learnt = calibration_of(store) or self._executor.learnt
         model.recall(learnt, machine=processor_name())
         job = Job(self._number, self._recipe(prospect.config), prospect.classes, done)
-        try:
-            dispatcher.open(job, lambda infos: self._place(prospect, infos, model))
+
+        def begin() -> None:
             n_before = store.n_done()
             before_work()
             self._has_begun = True
             self._note_start(len(done), n_before)
+
+        try:
+            dispatcher.open(job, lambda infos: self._place(prospect, infos, model), begin)
             with watcher.showing():
                 is_through = dispatcher.run()
             if dispatcher.ending is not None:

@@ -136,7 +136,9 @@ class Dispatcher:
         self._last_failure: dict[tuple[int, int], Failure] = {}
         self._n_heard: dict[int, int] = {}
 
-    def open(self, job: Job, choose: Choice) -> None:
+    def open(
+        self, job: Job, choose: Choice, before_work: Callable[[], None] = lambda: None
+    ) -> None:
         """Have every agent get ready for `job`, then hand its tasks to the scheduler.
 
         Agents that cannot work on it, or are lost meanwhile, are left out.
@@ -146,6 +148,9 @@ class Dispatcher:
         job : Job
         choose : callable
             Given all agents, says where the tasks run.
+        before_work : callable, optional
+            Called when every check is passed, before the first task: what takes this process long
+            takes the least from anybody then.
 
         Raises
         ------
@@ -161,6 +166,7 @@ class Dispatcher:
                 classes = self._muster(job, choose)
         if self._stop.reason is not None:
             raise Interrupted(f"stopped while starting: {self._stop.reason}")
+        before_work()
         self._step(m.SpaceAdded(job.space, self._admissible(classes), job.done))
 
     def run(self) -> bool:

@@ -352,6 +352,28 @@ def test_nothing_to_do_opens_no_agent_and_waits_for_none() -> None:
     assert notes.kept == []
 
 
+def test_what_comes_before_work_comes_when_agents_are_ready_and_before_any_task() -> None:
+    transport, notes = RecordingTransport(2), Notes()
+    master = dispatcher(transport, notes)
+    seen: list[tuple[bool, int]] = []
+
+    def note() -> None:
+        is_any_ready = any(isinstance(message, Ready) for _, message in transport.heard)
+        seen.append((is_any_ready, len(transport.sent_of(Work))))
+
+    master.open(job(), choose, note)
+    assert seen == [(True, 0)]
+    assert transport.sent_of(Work)
+
+
+def test_what_comes_before_work_does_not_come_where_nobody_can_work() -> None:
+    transport = RecordingTransport(1)
+    with pytest.raises(QcmbError):
+        dispatcher(transport, Notes()).open(
+            job(ToyRecipe(EXPANSION, faults={-1: "refuse"})), choose, lambda: pytest.fail("ran")
+        )
+
+
 def test_a_deadline_that_has_passed_starts_nothing() -> None:
     transport, notes = RecordingTransport(1), Notes()
     master = dispatcher(transport, notes, clock=lambda: 100.0)
