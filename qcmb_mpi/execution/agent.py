@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from qcmb_mpi.execution import slot_failures
 from qcmb_mpi.execution.backlog import Backlog
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
-from qcmb_mpi.execution.outcome import Failure, Outcome
+from qcmb_mpi.execution.outcome import Failure
 from qcmb_mpi.execution.outcomes import Outcomes, unpacked
 from qcmb_mpi.execution.slotpool import AnyBell, SlotPool
 from qcmb_mpi.execution.slots import Slot, SlotSource
@@ -50,6 +49,8 @@ _LEAST_S = 0.02  # what is worth a message while there is much left
 _STOCK_S = 0.08
 _LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
 _CALM_SHARE = 1 / 3
+# Of tasks of unknown length: one more than is begun, to work on while the end of the first is told.
+_N_BLIND = 2
 
 
 class Agent:
@@ -70,6 +71,8 @@ class Agent:
         Ends the wait for the slots when there may be a message for us.
     clock : callable
         Monotonic seconds.
+    n_spares : int
+        Slots to be started before it is known how many are wanted.
     """
 
     def __init__(
@@ -82,9 +85,12 @@ class Agent:
         guard: MemoryGuard | None = None,
         bell: AnyBell | None = None,
         clock: Callable[[], float] = time.monotonic,
+        n_spares: int = 0,
     ) -> None:
         self.info = info
-        self._pool = SlotPool(info, SlotSource(server, new_server), slot_cpus, clock, bell)
+        source = SlotSource(server, new_server)
+        source.prefork(n_spares)
+        self._pool = SlotPool(info, source, slot_cpus, clock, bell)
         self._guard = guard or MemoryGuard(clock)
         self._clock = clock
         self._backlog = Backlog()
@@ -164,9 +170,9 @@ class Agent:
                 self._calm_until_s = self._clock() + min(self._timing.hold_s, _CALM_SHARE * stock_s)
 
     def _stock_s(self, slot: Slot) -> float:
-        """Return how long a slot should be busy after the task that it is at."""
-        n = len(slot.outstanding)
-        return 0.0 if n < 2 or slot.has_ended else self._ahead_s(slot) * (n - 1) / n
+        """Return how long a slot should be busy after the task that it is at; 0 if not known."""
+        n, ahead_s = len(slot.outstanding), self._ahead_s(slot)
+        return 0.0 if n < 2 or slot.has_ended or ahead_s == math.inf else ahead_s * (n - 1) / n
 
     @property
     def _due_s(self) -> float:
@@ -268,7 +274,7 @@ class Agent:
     def _give(self, slot: Slot, seconds: float, n_sharing: int, least_s: float) -> None:
         """Give a slot its next batch, of which others are to get as much; nothing little yet."""
         least_s = 0.0 if Need.of(self._ahead_s(slot)) else least_s
-        batch = self._backlog.batch(n_sharing, seconds, least_s)
+        batch = self._backlog.batch(n_sharing, seconds, least_s, _N_BLIND)
         if batch is not None:
             self._backlog.put_back(batch[0], slot.start(*batch, self._clock()))
 
@@ -381,23 +387,9 @@ class Agent:
 
     def _report(self, slot: Slot, failure: Failure) -> None:
         """Tell how the task ended that a dead slot was at."""
-        if not slot.outstanding:
-            return
-        space, task = slot.take_current()
-        seconds = self._clock() - slot.progressed_s
-        outcome = Outcome(
-            space=space,
-            task=task,
-            start_s=time.time() - seconds,
-            seconds=seconds,
-            peak_bytes=self._guard.last_seen_bytes(slot.process.pid),
-            failure=replace(failure, output_tail=slot.process.output_tail()),
-            host=self.info.host,
-            rank=self.info.rank,
-            slot=slot.resources.slot,
-            n_threads=slot.n_threads,
-        )
-        self._keep(Outcomes(others=[outcome]))
+        if slot.outstanding:
+            seen_bytes = self._guard.last_seen_bytes(slot.process.pid)
+            self._keep(Outcomes(others=[slot.cut_short(failure, self._clock(), seen_bytes)]))
 
     def _replace(self, slot: Slot, cause: str, *, is_its_fault: bool = True) -> None:
         for space in slot.outstanding.spaces:

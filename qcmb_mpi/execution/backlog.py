@@ -39,11 +39,12 @@ class Backlog(TaskQueue):
         )
 
     def learn(self, outcomes: Outcomes) -> None:
-        """Learn from attempts that have ended."""
+        """Learn from attempts that have succeeded: what fails may do so at once."""
         for batch in outcomes.batches:
             self.observe(batch.space, float(batch.rows["seconds"].mean()), len(batch))
         for each in outcomes.others:
-            self.observe(each.space, each.seconds)
+            if each.failure is None:
+                self.observe(each.space, each.seconds)
 
     def mean_s(self, space: int) -> float:
         """Return how long a task of `space` takes; infinite as long as that is not known."""
@@ -74,7 +75,7 @@ class Backlog(TaskQueue):
         return min(most_s, max(_LEAST_AHEAD_S, share_s / _GUIDED))
 
     def batch(
-        self, n_sharing: int, seconds: float = _BATCH_S, least_s: float = 0.0
+        self, n_sharing: int, seconds: float = _BATCH_S, least_s: float = 0.0, n_blind: int = 1
     ) -> tuple[int, TaskIds] | None:
         """Take what one slot should get: one task, or as many short ones as fill its time.
 
@@ -86,11 +87,13 @@ class Backlog(TaskQueue):
             How long the slot should be busy with them.
         least_s : float
             Take nothing if the slot's part would not keep it busy so long.
+        n_blind : int
+            How many to take while it is not known how long a task takes.
         """
         space = self.next_space
         if space is None:
             return None
-        mean_s = self._mean_s.get(space, seconds)
+        mean_s = self._mean_s.get(space, seconds / n_blind)
         fair = -(-self.n_next // n_sharing)
         if fair * mean_s < least_s:
             return None

@@ -47,6 +47,7 @@ _START = (
 _BACKLOG = 1024
 _FAREWELL_S = 5.0
 _PIPE_BYTES = 2**20  # the system may allow less
+_N_ASKED = 16  # what fits into the socket of a server that is at an import
 
 # What every slot needs, and what is enough for our own programs; programs add their own.
 PRELOAD = ("qcmb_mpi.execution.preload",)
@@ -178,7 +179,8 @@ class ForkServer:
         self._incoming = b""
         self._exits: dict[int, int] = {}
         self._unasked: deque[tuple[SlotProcess, socket.socket, list[int]]] = deque()
-        self._asked: SlotProcess | None = None
+        self._asked: deque[SlotProcess] = deque()
+        self._spares: deque[SlotProcess] = deque()
         self._has_gone = False
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -227,6 +229,17 @@ class ForkServer:
         """Import `modules` in the server; later slots have them for nothing."""
         self._send({"preload": list(modules)})
 
+    def prefork(self, n_slots: int) -> None:
+        """Have slots started before it is known what they are for; some, if they are very many."""
+        with contextlib.suppress(TransportError):  # which is told when one is wanted
+            while not self.has_gone and len(self._spares) < min(n_slots, _N_ASKED):
+                self._spares.append(self._new())
+
+    def drop_spares(self) -> None:
+        """End the slots that were started before and that nobody wanted."""
+        while self._spares:
+            self._spares.popleft().close()  # an idle slot leaves at the end of its pipe
+
     def fork(self) -> SlotProcess:
         """Have a slot started; its process id comes later, see :meth:`listen`.
 
@@ -237,6 +250,14 @@ class ForkServer:
         """
         if self.has_gone:
             raise TransportError("the fork server has gone")
+        while self._spares:
+            spare = self._spares.popleft()
+            if not spare.fault:
+                return spare
+            spare.close()
+        return self._new()
+
+    def _new(self) -> SlotProcess:
         with contextlib.ExitStack() as undo:
             try:
                 mine, theirs = map(undo.enter_context, socket.socketpair())
@@ -283,6 +304,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End our slots; the server ends with its last owner."""
+        self.drop_spares()
         self._has_gone = True
         self._ask()
         self._control.close()
@@ -295,8 +317,8 @@ class ForkServer:
         self._control.sendall(json.dumps(request).encode() + b"\n")
 
     def _ask(self) -> None:
-        """Ask for the next slot, once there is one in place of the last."""
-        while self._unasked and (self._has_gone or self._asked is None):
+        """Ask for slots, for few enough at a time that nobody waits."""
+        while self._unasked and (self._has_gone or len(self._asked) < _N_ASKED):
             slot, theirs, fds = self._unasked.popleft()
             with theirs:  # if nobody has got it, the end of its pipe tells that there is no slot
                 if self._has_gone or slot.is_given_up:
@@ -304,7 +326,7 @@ class ForkServer:
                 try:
                     # In one piece, so that there is nothing to be undone if it does not go.
                     socket.send_fds(self._control, [b'{"fork": true}\n'], fds)
-                    self._asked = slot
+                    self._asked.append(slot)
                 except OSError as error:
                     slot.fault = f"no slot can be started: {error}"
 
@@ -322,9 +344,7 @@ class ForkServer:
         self._has_gone = not received
 
     def _answer(self, pid: int) -> None:
-        slot, self._asked = self._asked, None
-        if slot is None:
-            return
+        slot = self._asked.popleft()
         if pid == NO_FORK:
             slot.fault = "no slot can be started: the system refused another process"
         else:

@@ -7,8 +7,15 @@ Rules of this file
 
 from __future__ import annotations
 
+import sys
+
 from qcmb_mpi.machine import cgroups
 from qcmb_mpi.programs import threads
+from qcmb_mpi.programs.names import OURS
+from qcmb_mpi.programs.native import installed_version
 
+for name in OURS:
+    if name in sys.modules:
+        installed_version(name)
 threads.loaded_libraries()
 cgroups.oom_counter()

@@ -91,6 +91,7 @@ class SlotPool:
             if not self.slots:
                 self._give_up(str(error))
                 return
+        self._source.drop_spares()
         for slot, its in zip(self.slots, resources, strict=False):
             slot.resources = its
             slot.open(message, self._clock())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import takewhile
@@ -19,6 +20,7 @@ from typing import Any
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess
+from qcmb_mpi.execution.outcome import Failure, Outcome
 from qcmb_mpi.execution.outcomes import Outcomes
 from qcmb_mpi.execution.task_queue import TaskQueue
 from qcmb_mpi.execution.wire import Open, TaskIds
@@ -137,6 +139,23 @@ class Slot:
         place = self.process.n_started - self._n_finished - 1
         return self.outstanding.pop(min(max(place, 0), len(self.outstanding) - 1))
 
+    def cut_short(self, failure: Failure, now: float, peak_bytes: int) -> Outcome:
+        """Take out the task it was at when it ended, as an attempt that failed."""
+        space, task = self.take_current()
+        seconds = now - self.progressed_s
+        return Outcome(
+            space=space,
+            task=task,
+            start_s=time.time() - seconds,
+            seconds=seconds,
+            peak_bytes=peak_bytes,
+            failure=replace(failure, output_tail=self.process.output_tail()),
+            host=self.resources.host,
+            rank=self.resources.rank,
+            slot=self.resources.slot,
+            n_threads=self.n_threads,
+        )
+
     def untold(self) -> Outcomes:
         """Return what it finished and did not tell before its death.
 
@@ -168,6 +187,14 @@ class SlotSource:
         self._server = server
         self._new_server = new_server
         self._n_revivals = 0
+
+    def prefork(self, n_slots: int) -> None:
+        """Start slots of which it is not known what they are for."""
+        self._server.prefork(n_slots)
+
+    def drop_spares(self) -> None:
+        """End those that were not wanted."""
+        self._server.drop_spares()
 
     def fork(self, resources: SlotResources) -> Slot:
         """Start a slot.

@@ -228,6 +228,30 @@ def test_an_agent_whose_slots_have_one_task_each_is_not_calm(agent: Agent) -> No
     assert not agent.is_calm
 
 
+def test_an_agent_that_knows_no_length_is_not_calm_and_gives_each_slot_two(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, faults=dict.fromkeys(range(N_TASKS), "hang")))
+    hear(agent, lambda _: all(slot.is_ready for slot in agent._pool.slots))
+    work(agent, range(N_TASKS))
+    agent.poll(0.0)
+    assert [len(slot.outstanding) for slot in agent._pool.slots] == [2, 2]
+    assert not agent.is_calm
+
+
+def test_what_waits_behind_a_task_of_unknown_length_is_taken_back(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, faults={0: "hang"}))
+    hear(agent, lambda _: all(slot.is_ready for slot in agent._pool.slots))
+    work(agent, range(8))
+    heard = hear(agent, lambda news: sum(sizes(news)) == 7)
+    assert sorted(each.task for each in outcomes(heard)) == list(range(1, 8))
+
+
+def test_tasks_that_fail_at_once_are_no_reason_to_think_others_short(agent: Agent) -> None:
+    open_space(agent, ToyRecipe(MANY, seconds=0.12, faults={0: "convergence", 1: "convergence"}))
+    work(agent, range(N_TASKS))
+    hear(agent, lambda news: len(outcomes(news)) == 2)
+    assert not agent._backlog.is_short(0)
+
+
 def test_a_slot_is_not_taken_for_late_because_it_was_not_heard(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

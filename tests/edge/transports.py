@@ -14,7 +14,7 @@ class OneByOne(Backlog):
     """Gives a task at a time, however short: a run is not over before anything can happen to it."""
 
     def batch(
-        self, n_sharing: int, seconds: float = 0.0, least_s: float = 0.0
+        self, n_sharing: int, seconds: float = 0.0, least_s: float = 0.0, n_blind: int = 1
     ) -> tuple[int, TaskIds] | None:
         """Take one task."""
         return self.take(1) if self else None

@@ -113,6 +113,10 @@ class ExecutorConfig:
             raise InputError("imports", "must be a list of names of modules", value=imports)
         object.__setattr__(self, "imports", tuple(imports))
 
+    def likely_slots(self, n_cores: int) -> int:
+        """Return how many slots an agent with so many cores will have, if tasks are narrow."""
+        return min(n_cores, self.n_workers or n_cores // (self.n_threads or 1))
+
 
 def _check_number(name: str, value: Any) -> None:
     kind, is_zero_fine, accepted = _NUMBERS[name]

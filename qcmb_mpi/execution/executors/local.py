@@ -59,7 +59,13 @@ class MultiprocessingExecutor(Executor):
     def _start(self) -> Transport:
         server, self._server = self._server or _new_server(), None
         share = host_share(memory_bytes=self.config.memory_bytes, is_pinned=self.config.is_pinned)
-        agent = Agent(share.info, server, slot_cpus=share.slot_cpus, new_server=_new_server)
+        agent = Agent(
+            share.info,
+            server,
+            slot_cpus=share.slot_cpus,
+            new_server=_new_server,
+            n_spares=self.config.likely_slots(share.info.n_cores),
+        )
         return LocalTransport(agent)
 
 

@@ -231,7 +231,12 @@ class MPIExecutor(Executor):
         share = self._share(rows)
         server = server or ForkServer.connect(address)
         agent = Agent(
-            share.info, server, slot_cpus=share.slot_cpus, new_server=self._start_server, bell=bell
+            share.info,
+            server,
+            slot_cpus=share.slot_cpus,
+            new_server=self._start_server,
+            bell=bell,
+            n_spares=self.config.likely_slots(share.info.n_cores),
         )
         neighbours = Neighbours(rows, bell)
         mail.ring = neighbours.ring
