@@ -46,6 +46,9 @@ class Refusal:
         self.resources = resources
         self._error = error
 
+    def rehearse(self) -> None:
+        """Do nothing."""
+
     def prepare(self, ids: ArrayLike) -> None:
         """Do nothing."""
 
@@ -78,6 +81,12 @@ class Contained:
         self._oom_kills = oom_kills or cgroups.oom_counter()
         self._n_oom_kills = 0
         self._counted_s = -math.inf
+
+    def rehearse(self) -> None:
+        """Let the engine do what only the first task of a process has to, if it can."""
+        rehearse = getattr(self._engine, "rehearse", None)
+        if rehearse is not None:
+            rehearse()
 
     def prepare(self, ids: ArrayLike) -> None:
         """Let the engine look up the tasks that come next, if it can."""

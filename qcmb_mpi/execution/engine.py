@@ -163,6 +163,12 @@ class QCEngine:
         self._coming = np.empty(0, dtype=np.int64)
         self._found: dict[int, _Task] = {}
 
+    def rehearse(self) -> None:
+        """Do what only the first task of a process has to."""
+        for each in self._chemistries:
+            if each.native is not None:
+                each.native.rehearse()
+
     def prepare(self, ids: ArrayLike) -> None:
         """Take note of tasks that come next: to look up many at once takes little longer than one.
 

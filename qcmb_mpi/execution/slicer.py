@@ -63,6 +63,7 @@ class Slicer:
         self._starts = np.array([each.start for each in self._slices])
         self._sizes = tuple(system.fragment_sizes)
         self._charges = tuple(map(float, system.fragment_charges))
+        self._are_plain = not any(self._charges) and set(system.fragment_multiplicities) == {1}
 
     @cached_property
     def _is_unusual(self) -> NDArray[np.bool_]:
@@ -118,6 +119,8 @@ class Slicer:
 
     def _state(self, real: tuple[int, ...]) -> tuple[float, float]:
         """Return charge and multiplicity, added up as :meth:`molecule` does."""
+        if self._are_plain:
+            return 0.0, 1.0
         charges, multiplicities = self._charges, self._system.fragment_multiplicities
         charge, unpaired = 0.0, 0.0
         for fragment in real:

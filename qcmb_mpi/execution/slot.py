@@ -94,6 +94,7 @@ class _Desk:
             self._settle(resources)
             self._engines[space], error = _build(recipe, resources)
             self._pipe.send(("ready", space, error))
+            self._engines[space].rehearse()  # while the others get ready
         elif kind == "work":
             engine = self._engines[space]
             self._settle(engine.resources)

@@ -155,6 +155,9 @@ class Calculation(Protocol):
     def run(self, atoms: Atoms) -> Numbers:
         """Compute; raise :class:`CalculationFailed` if there are no numbers."""
 
+    def rehearse(self) -> None:
+        """Do what a process does in its first calculation only, if that is soon done."""
+
 
 class NativeProgram(Protocol):
     """A program of ours; its harness for QCEngine is one."""

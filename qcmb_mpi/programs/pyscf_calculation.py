@@ -47,6 +47,9 @@ class PySCFCalculation:
         self._means = means
         self._memory_mb = min(means.memory_gib * _MB_PER_GIB, self._settings.max_memory_mb)
 
+    def rehearse(self) -> None:
+        """Do nothing: PySCF's first calculation takes as long as that would."""
+
     def run(self, atoms: Atoms) -> Numbers:
         """Compute what the driver asks for.
 

@@ -132,6 +132,12 @@ class XtbCalculation:
         numbers.stdout = "\n".join(own.output)
         return numbers
 
+    def rehearse(self) -> None:
+        """Compute a hydrogen molecule: memory and code are at hand after that."""
+        symbols, positions = np.array(["H", "H"]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
+        real = np.ones(2, dtype=np.bool_)
+        self.run(Atoms(np.array([1, 1]), symbols, positions, real, 0.0, 1, lambda: "H2"))
+
     def _of_thread(self) -> _OfThread:
         own: _OfThread | None = getattr(self._local, "own", None)
         if own is None:
