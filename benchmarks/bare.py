@@ -1,6 +1,6 @@
 """Loops that do nothing but calculate: what an hour of work with a program's own interface gives.
 
-    python benchmarks/bare.py tblite|qcengine TASKS.json
+    python benchmarks/bare.py tblite|qcengine TASKS.json [--part I/N]
 
 ``native.py`` starts them, waits for ``ready``, and writes a line to have them begin. TASKS.json has
 atomic numbers, positions, the atoms of each task, and the keyword ``accuracy``. The last line of
@@ -85,8 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("loop", choices=tuple(LOOPS))
     parser.add_argument("tasks", type=Path)
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="every Nth task from the Ith")
     options = parser.parse_args(argv)
     tasks = json.loads(options.tasks.read_text(encoding="utf-8"))
+    part, n_parts = map(int, options.part.split("/"))
+    tasks["atoms"] = tasks["atoms"][part::n_parts]
     loop = LOOPS[options.loop](tasks)
     LOOPS[options.loop]({**tasks, "atoms": tasks["atoms"][-1:]})()
     print("ready", flush=True)

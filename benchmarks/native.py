@@ -6,10 +6,11 @@
     python benchmarks/native.py --smoke                     # does it still run?
 
 A bare loop is one process that does nothing but calculate (``bare.py``), by ``tblite.interface`` or
-by ``qcengine.compute``; the ceiling is as many of them at once as there are cores. Beside them the
-task phase of a whole run on all cores, first start to last end: natively, and with QCEngine calling
-the same harness (``tblite_by_qcengine.py``). Beside 16 waters, and once beside 32, sequential
-QCManyBody, end to end.
+by ``qcengine.compute``; the ceiling is as many of them at once as there are cores, which divide the
+tasks. Loops rest before they begin, as the cores of a run do: that is when cores are slow. Beside
+them the task phase of a whole run on all cores, first start to last end: natively, and with
+QCEngine calling the same harness (``tblite_by_qcengine.py``). Beside 16 waters, and once beside 32,
+sequential QCManyBody, end to end.
 In every other repeat the order is turned round. A table goes to standard output, all figures to
 ``benchmarks/results/``.
 
@@ -29,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ import overhead
 
 ACCURACY = 0.01
 LIMIT = 0.9
+REST_S = 0.3  # as long as a run reads and plans
 WAYS = {"tblite": "native", "qcengine": "through QCEngine"}
 OPTIONS = {"tblite": (), "qcengine": ("--import", "tblite_by_qcengine")}
 SEQUENTIAL = {32: 1, 64: 0}  # how often, by waters: it takes a minute, and ten
@@ -81,14 +84,18 @@ def sample(path: Path, n_most: int) -> tuple[dict[str, Any], list[int]]:
 
 
 def loops(loop: str, tasks: Path, n_copies: int) -> Figures:
-    """Run copies of a bare loop at once; return tasks per second, summed."""
-    command = [sys.executable, str(farm.HERE / "bare.py"), loop, str(tasks)]
+    """Have copies of a bare loop divide the tasks; return tasks per second, summed."""
+    command = [sys.executable, str(farm.HERE / "bare.py"), loop, str(tasks), "--part"]
     environ = {**os.environ, **farm.ONE_THREAD, **overhead.environment()}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    copies = [subprocess.Popen(command, env=environ, **pipes) for _ in range(n_copies)]
+    copies = [
+        subprocess.Popen([*command, f"{part}/{n_copies}"], env=environ, **pipes)
+        for part in range(n_copies)
+    ]
     for copy in copies:
         if copy.stdout.readline().strip() != "ready":
             raise SystemExit("a bare loop did not start")
+    time.sleep(REST_S)
     for copy in copies:
         copy.stdin.write("go\n")
         copy.stdin.flush()
@@ -97,7 +104,7 @@ def loops(loop: str, tasks: Path, n_copies: int) -> Figures:
     return {
         "rate": sum(each["n_tasks"] / each["seconds"] for each in found),
         "cpu_ms": 1000 * sum(each["cpu_s"] for each in found) / n_tasks,
-        "sum": found[0]["sum"],
+        "sum": math.fsum(each["sum"] for each in found),
     }
 
 
