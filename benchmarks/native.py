@@ -133,6 +133,7 @@ def run(path: Path, n_cores: int, ids: list[int], options: tuple[str, ...]) -> F
         "cpu_ms": 1000 * float(rows.cpu_s.sum()) / space.n_tasks,
         "cpu_all_ms": 1000 * cpu_s / space.n_tasks,
         "wall_s": wall_s,
+        "busy": float(rows.seconds.sum()) / (n_cores * phase_s),
         "n_tasks": space.n_tasks,
         "sum": math.fsum(energies[ids].tolist()),
         "value": value,
@@ -223,11 +224,11 @@ def table(measured: dict[str, Any]) -> str:
         f"{measured['n_cores']} cores, {len(runs['native'])} repeats, bare loops over "
         f"{measured['sample']} tasks",
         "",
-        "| what | tasks/s | CPU ms a task | CPU ms, all processes | wall s |",
-        "|---|---:|---:|---:|---:|",
+        "| what | tasks/s | CPU ms a task | CPU ms, all processes | busy | wall s |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, many in runs.items():
-        keys = ("rate", "cpu_ms", "cpu_all_ms", "wall_s")
+        keys = ("rate", "cpu_ms", "cpu_all_ms", "busy", "wall_s")
         middle = {
             key: statistics.median(run[key] for run in many) for key in keys if key in many[0]
         }
