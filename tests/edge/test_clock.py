@@ -27,7 +27,7 @@ from tests.toys import toy_expansion
 # Where the wall clock is read, and why nothing is decided by it.
 SHOWN_ONLY = {
     "driver.py": "started_s and updated_s of the store, for `status`",
-    "execution/agent.py": "start_s of an outcome, for the timeline",
+    "execution/slots.py": "start_s of an outcome, for the timeline",
     "execution/attempts.py": "start_s of an outcome, for the timeline",
     "execution/contained.py": "start_s of an outcome, for the timeline",
     "execution/executors/inline.py": "start_s of an outcome, for the timeline",
