@@ -72,6 +72,17 @@ class FlakyEngine:
         self._space = TaskSpace(recipe.expansion)
         self._resources = resources
 
+    def rehearse(self) -> None:
+        """Do what fault -2 says: die, raise, or leave word in the journal."""
+        fault = self._recipe.faults.get(-2)
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "raise":
+            raise SystemExit(3)
+        if fault == "note":
+            with open(self._recipe.journal, "a") as journal:
+                journal.write("rehearsed\n")
+
     def compute(self, task: int) -> Outcome:
         """Return the closed-form energy, unless a fault is planned."""
         began = time.time()

@@ -46,9 +46,6 @@ class Refusal:
         self.resources = resources
         self._error = error
 
-    def rehearse(self) -> None:
-        """Do nothing."""
-
     def prepare(self, ids: ArrayLike) -> None:
         """Do nothing."""
 
@@ -86,7 +83,8 @@ class Contained:
         """Let the engine do what only the first task of a process has to, if it can."""
         rehearse = getattr(self._engine, "rehearse", None)
         if rehearse is not None:
-            rehearse()
+            with contextlib.suppress(Exception, SystemExit):  # what is wrong, that task tells
+                rehearse()
 
     def prepare(self, ids: ArrayLike) -> None:
         """Let the engine look up the tasks that come next, if it can."""

@@ -149,8 +149,8 @@ class Dispatcher:
         choose : callable
             Given all agents, says where the tasks run.
         before_work : callable, optional
-            Called when every check is passed, before the first task: what takes this process long
-            takes the least from anybody then.
+            Called when every check is passed, before the first task. All slots wait for it; after
+            that it would take a core from one of them, and keep work from the others.
 
         Raises
         ------

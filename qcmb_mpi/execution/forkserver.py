@@ -1,10 +1,11 @@
 """A clean process from which warm slots are forked.
 
 The server is started with an environment free of launcher variables, imports what slots need
-once, and forks a slot in a few milliseconds. The ranks of a node share one: imports cost each
-node once. It reaps slots, and when an owner dies (end of file on its socket) it kills that
-owner's slots together with the programs they run; without owners it ends. This is the owner's side;
-the server's is :mod:`qcmb_mpi.execution.forkserver_main`.
+once, and forks a slot in a few milliseconds; some are *spares*, forked before it is known what they
+are for. The ranks of a node share one server: imports cost each node once. It reaps slots, and
+when an owner dies (end of file on its socket) it kills that owner's slots together with the
+programs they run; without owners it ends. This is the owner's side; the server's is
+:mod:`qcmb_mpi.execution.forkserver_main`.
 
 ``multiprocessing``'s own fork server would import the user's ``__main__`` in every child and
 keeps one environment for the whole process; see ``docs/decisions.md``.
@@ -19,6 +20,7 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -92,6 +94,7 @@ class SlotProcess:
         self.pid = 0
         self.fault = ""
         self.is_given_up = False
+        self._is_killed = False
         self.pipe = pipe
         self._tickets = tickets
         self._log = log
@@ -100,7 +103,7 @@ class SlotProcess:
     def was_forked(self, pid: int) -> None:
         """Learn its process id."""
         self.pid = pid
-        if self.is_given_up:
+        if self._is_killed:
             self.kill()
 
     def start(self, space: int, ids: list[int]) -> int:
@@ -144,7 +147,7 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kill the slot and every program it started, whatever group that is in."""
-        self.is_given_up = True
+        self.is_given_up = self._is_killed = True
         if self.pid:
             kill_tree(self.pid)
 
@@ -252,8 +255,9 @@ class ForkServer:
             raise TransportError("the fork server has gone")
         while self._spares:
             spare = self._spares.popleft()
-            if not spare.fault:
+            if not (spare.fault or spare.pid in self._exits):
                 return spare
+            self._exits.pop(spare.pid, None)
             spare.close()
         return self._new()
 
@@ -319,16 +323,18 @@ class ForkServer:
     def _ask(self) -> None:
         """Ask for slots, for few enough at a time that nobody waits."""
         while self._unasked and (self._has_gone or len(self._asked) < _N_ASKED):
-            slot, theirs, fds = self._unasked.popleft()
-            with theirs:  # if nobody has got it, the end of its pipe tells that there is no slot
-                if self._has_gone or slot.is_given_up:
-                    continue
+            slot, theirs, fds = self._unasked[0]
+            if not (self._has_gone or slot.is_given_up):
                 try:
                     # In one piece, so that there is nothing to be undone if it does not go.
                     socket.send_fds(self._control, [b'{"fork": true}\n'], fds)
                     self._asked.append(slot)
                 except OSError as error:
+                    if error.errno == errno.ETOOMANYREFS and self._asked:
+                        return  # a user's descriptors on their way: when an answer has come
                     slot.fault = f"no slot can be started: {error}"
+            self._unasked.popleft()
+            theirs.close()  # if nobody has got it, the end of its pipe tells that there is no slot
 
     def _read(self) -> None:
         received = b""

@@ -66,8 +66,7 @@ class NativeRunner:
     def rehearse(self) -> None:
         """Have what computes do what it does in its first calculation only."""
         if self._known is not None:
-            with suppress(Exception):
-                self._known.rehearse()
+            self._known.rehearse()
 
     def run(self, task: int, atoms: Atoms) -> Outcome:
         """Return the outcome of one calculation."""

@@ -3,8 +3,8 @@
 Messages to a slot are tuples ``(kind, ...)``:
 
 ``("space", space, recipe, resources)``
-    Build the engine of a task space; answered by ``("ready", space, error)``, error None or
-    the exception that says why it cannot work here.
+    Build the engine of a task space and have it rehearse; answered by ``("ready", space, error)``,
+    error None or the exception that says why it cannot work here.
 ``("work", space, ids, number)``
     Run these tasks, a list, as long as there are tickets of that number; answered by one or more
     ``("done", parcel)``, its message.
@@ -94,7 +94,6 @@ class _Desk:
             self._settle(resources)
             self._engines[space], error = _build(recipe, resources)
             self._pipe.send(("ready", space, error))
-            self._engines[space].rehearse()  # while the others get ready
         elif kind == "work":
             engine = self._engines[space]
             self._settle(engine.resources)
@@ -144,7 +143,9 @@ def _build(
     recipe: EngineRecipe, resources: SlotResources
 ) -> tuple[Contained | Refusal, QcmbError | None]:
     try:
-        return Contained(recipe.build(resources), resources), None
+        engine = Contained(recipe.build(resources), resources)
+        engine.rehearse()
+        return engine, None
     except QcmbError as error:
         return Refusal(resources, error), error
 

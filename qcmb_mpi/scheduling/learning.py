@@ -29,6 +29,7 @@ from qcmb_mpi.scheduling.pool import Pool
 _ALIKE = 0.9
 _N_AT_ONCE = 4096
 _RECOST_GROWTH = 1.2
+_TOLD_S = 0.25
 
 _Page = tuple[Ids, Seconds, NDArray[np.int64]]
 
@@ -70,6 +71,7 @@ class Lessons:
         self._n_pending = 0
         self._recost_at = 1.0
         self._are_costs_old = False
+        self._recosted_s = -np.inf
 
     @property
     def model(self) -> CostModel:
@@ -109,21 +111,23 @@ class Lessons:
     def take_over(self, pool: Pool) -> bool:
         """Bring the books up to what was learnt if that has grown; tell whether it had.
 
-        Costs wait for :meth:`renew_costs` where nothing is decided by them.
+        Costs follow with :meth:`renew_costs`.
         """
         if self.n_measured < self._recost_at:
             return False
         self._recost_at = max(1, self.n_measured) * _RECOST_GROWTH
         self._are_costs_old = True
-        if pool.is_any_ready or pool.deadline_s < np.inf:
-            self.renew_costs(pool)
         _take_over_memory(pool, self.model)
         return True
 
-    def renew_costs(self, pool: Pool) -> None:
-        """Bring costs up to what was learnt, if that was put off."""
-        if self._are_costs_old:
-            self._are_costs_old = False
+    def renew_costs(self, pool: Pool, now: float) -> None:
+        """Bring costs up to what was learnt: at once if anything is decided by them.
+
+        An only agent that holds all tasks is left alone; then they only tell how long it takes.
+        """
+        is_told_only = len(pool.agents) == 1 and not pool.is_any_ready and pool.deadline_s == np.inf
+        if self._are_costs_old and not (is_told_only and now - self._recosted_s < _TOLD_S):
+            self._are_costs_old, self._recosted_s = False, now
             _take_over_costs(pool, self.model)
 
     def note_shortage(self, pool: Pool, book: Ledger, event: TaskFailed) -> bool:
@@ -137,6 +141,7 @@ class Lessons:
             each.key, event.peak_bytes, family=each.family, prior_bytes=each.memory_bytes
         )
         take_over(pool, model)
+        self._are_costs_old = False
         return True
 
 

@@ -104,6 +104,7 @@ class Scheduler:
             error.story = (*error.story, *self._story)
             raise
         self._pool.heard(event, self._now)
+        self._lessons.renew_costs(self._pool, self._now)
         if not self.is_draining and self._supply.is_out_of_time(self._now):
             self._drain("deadline")
         if not self.is_draining:
@@ -180,7 +181,6 @@ class Scheduler:
 
     def remaining_s(self, now: float) -> float:
         """Predict the seconds from ``now`` until everything is settled; infinite without agents."""
-        self._lessons.renew_costs(self._pool)
         return self._pool.remaining_s(now)
 
     def check_invariants(self) -> None:
@@ -355,8 +355,6 @@ class Scheduler:
 
     def _supply_all(self) -> None:
         """Serve idle slots first if there may be something new for them, then who is concerned."""
-        if self._pool.is_any_ready:
-            self._lessons.renew_costs(self._pool)
         hungry = list(self._supply.hungry) if self._is_stirred else []
         for number in (*hungry, *filter(self._pool.agents.__contains__, self._to_feed)):
             agent = self._pool.agents[number]

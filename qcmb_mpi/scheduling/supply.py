@@ -27,8 +27,9 @@ _SMALL_SHARE = 0.25
 _ALIKE = 1.05
 _SOON_S = 1.2
 _N_LOOKAHEADS = 4.0
-# What an only agent gets before anything is measured: who sees to short tasks is busy just then.
-_N_BLIND = 8
+# As many times `lookahead_tasks` an only agent gets before anything is measured: who sees to short
+# tasks is busy just then.
+_BLIND_FACTOR = 8
 
 
 class Supply:
@@ -213,7 +214,7 @@ class Supply:
         n_seen, n_kin = int(book.n_seen[index]), book.n_kin[index]
         most = options.max_tasks_per_slot
         if not (self._has_one_agent and (n_seen or n_kin)):
-            n_blind = options.lookahead_tasks * (_N_BLIND if self._has_one_agent else 1)
+            n_blind = options.lookahead_tasks * (_BLIND_FACTOR if self._has_one_agent else 1)
             most = min(most, n_blind + max(n_seen, math.isqrt(n_kin)))
         most = most * agent.n_slots - agent.n_unstarted
         return max(0, min(n, most))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import psutil
 import pytest
 
 from qcmb_mpi.errors import TransportError
+from qcmb_mpi.execution import forkserver
 from qcmb_mpi.execution.engine import SlotResources
 from qcmb_mpi.execution.forkserver import ForkServer, SlotProcess, clean_environment
 from qcmb_mpi.execution.outcome import Outcome
@@ -186,6 +189,49 @@ def test_a_spare_that_could_not_be_forked_is_not_given_out(server: ForkServer) -
     [spare] = server._spares
     spare.fault = "no slot can be started: the system refused another process"
     assert server.fork() is not spare
+
+
+def test_a_spare_that_has_died_is_not_given_out(server: ForkServer) -> None:
+    server.prefork(2)
+    process = server_process(server)
+    wait_until(lambda: len(process.children()) == 2)
+    dead = process.children()[0]
+    dead.kill()
+    wait_until(lambda: server.listen(0.1) and dead.pid in server._exits)
+    assert ask(server.fork(), "found = 'here'") == "here"
+    assert ask(server.fork(), "found = 'here'") == "here"
+
+
+def test_requests_that_are_too_many_for_a_user_wait_for_an_answer(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_sent = 0
+    send_fds = socket.send_fds
+
+    def sometimes(*arguments: Any) -> int:
+        nonlocal n_sent
+        n_sent += 1
+        if n_sent == 2:
+            raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+        return send_fds(*arguments)
+
+    monkeypatch.setattr(socket, "send_fds", sometimes)
+    slots = [server.fork() for _ in range(3)]
+    wait_until(lambda: server.listen(0.1) and all(slot.pid for slot in slots))
+    assert not any(slot.fault for slot in slots)
+
+
+def test_no_process_is_killed_whose_slot_was_only_closed(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time its number is known that may be another process's."""
+    killed: list[int] = []
+    monkeypatch.setattr(forkserver, "kill_tree", killed.append)
+    left, unwanted = server.fork(), server.fork()
+    left.close()
+    unwanted.kill()
+    wait_until(lambda: server.listen(0.1) and unwanted.pid > 0)
+    assert killed == [unwanted.pid]
 
 
 def test_nothing_is_forked_ahead_by_a_server_that_has_gone(server: ForkServer) -> None:

@@ -344,29 +344,22 @@ def test_what_all_tasks_share_is_found_before_the_first(monkeypatch: pytest.Monk
     assert len(made) == 1
 
 
-def test_a_rehearsal_changes_no_bit_and_no_failure_of_it_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_rehearsal_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = schema.load_input(document("tblite", "gfn2"))
-    plain, rehearsed, failing = (QCEngineRecipe(loaded.expansion).build(RESOURCES) for _ in "abc")
-    n_run = []
+    plain, rehearsed = (QCEngineRecipe(loaded.expansion).build(RESOURCES) for _ in "ab")
+    n_atoms = []
     original = XtbCalculation.run
 
     def run(self: XtbCalculation, atoms: Atoms) -> Any:
-        n_run.append(len(atoms.numbers))
+        n_atoms.append(len(atoms.numbers))
         return original(self, atoms)
 
     with monkeypatch.context() as patch:
         patch.setattr(XtbCalculation, "run", run)
         rehearsed.rehearse()
-        assert n_run == [2]
-        patch.setattr(XtbCalculation, "run", lambda *_: 1 / 0)
-        failing.rehearse()
-    energies = [
-        [each.compute(task).energy_hartree for task in range(8)]
-        for each in (plain, rehearsed, failing)
-    ]
-    assert energies[0] == energies[1] == energies[2]
+    assert n_atoms == [2]
+    for task in range(8):
+        assert rehearsed.compute(task).energy_hartree == plain.compute(task).energy_hartree
 
 
 @pytest.mark.parametrize(

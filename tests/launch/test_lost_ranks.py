@@ -172,6 +172,7 @@ def test_a_rank_that_dies_while_it_starts_ends_the_job_or_is_done_without(
         job.kill(2)
         code, told = job.end()
     if code == 0:
+        assert (folder / "in.result.json").exists(), told
         assert result_of(folder) == expected
     else:  # if it dies just when the others share memory with it, MPI ends the job first
         assert "start it again" in told or "MPI_Init" in told

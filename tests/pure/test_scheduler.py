@@ -79,7 +79,18 @@ def test_what_was_learnt_counts_though_nothing_is_left_to_be_given_out() -> None
     pool.done(0, *pool.held[0][0][:10], seconds=0.001)
     assert len(pool.held[0][0]) == 90
     pool.done(0, *pool.held[0][0][:40], seconds=0.004)
+    pool.step(m.Ticked(), after_s=1.0)
     assert pool.scheduler.remaining_s(pool.now) == pytest.approx(50 * 0.003 / 2, rel=0.5)
+
+
+def test_what_was_learnt_decides_what_is_asked_back_though_all_is_given_out() -> None:
+    pool = Checked()
+    for agent in (0, 1):
+        pool.join(agent, 2)
+    pool.add(one_class(8, cost_s=1e-4))
+    assert [len(pool.held[agent][0]) for agent in (0, 1)] == [4, 4]
+    said = pool.done(0, *pool.held[0][0], seconds=30.0)
+    assert m.Retract(1, 0) in said
 
 
 def test_wrong_predictions_do_not_pile_work_up_on_one_agent() -> None:
