@@ -46,7 +46,7 @@ _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
 _LEAST_S = 0.02  # what is worth a message while there is much left
-_STOCK_S = 0.015
+_STOCK_S = 0.08
 _LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
 _CALM_SHARE = 1 / 3
 # Of tasks of unknown length: one more than is begun, to work on while the end of the first is told.
@@ -172,9 +172,7 @@ class Agent:
     def _stock_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy after the task that it is at; 0 if not known."""
         n, ahead_s = len(slot.outstanding), self._ahead_s(slot)
-        if n < 2 or slot.has_ended or ahead_s == math.inf:
-            return 0.0
-        return ahead_s * (n - 1) / n - (self._clock() - slot.progressed_s)
+        return 0.0 if n < 2 or slot.has_ended or ahead_s == math.inf else ahead_s * (n - 1) / n
 
     @property
     def _due_s(self) -> float:
