@@ -48,7 +48,7 @@ class PySCFCalculation:
         self._memory_mb = min(means.memory_gib * _MB_PER_GIB, self._settings.max_memory_mb)
 
     def rehearse(self) -> None:
-        """Do nothing: PySCF's first calculation takes as long as that would."""
+        """Do nothing."""
 
     def run(self, atoms: Atoms) -> Numbers:
         """Compute what the driver asks for.

@@ -29,7 +29,7 @@ from qcmb_mpi.scheduling.pool import Pool
 _ALIKE = 0.9
 _N_AT_ONCE = 4096
 _RECOST_GROWTH = 1.2
-_TOLD_S = 0.25
+_TOLD_S = 0.25  # how old costs may be that only tell the time left
 
 _Page = tuple[Ids, Seconds, NDArray[np.int64]]
 
@@ -125,8 +125,10 @@ class Lessons:
 
         An only agent that holds all tasks is left alone; then they only tell how long it takes.
         """
+        if not self._are_costs_old:
+            return
         is_told_only = len(pool.agents) == 1 and not pool.is_any_ready and pool.deadline_s == np.inf
-        if self._are_costs_old and not (is_told_only and now - self._recosted_s < _TOLD_S):
+        if not (is_told_only and now - self._recosted_s < _TOLD_S):
             self._are_costs_old, self._recosted_s = False, now
             _take_over_costs(pool, self.model)
 
