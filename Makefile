@@ -47,7 +47,7 @@ test-main: $(VENV)/.installed-test $(VENV)/.installed-other-mpi  ## all other te
 	$(PY) -m pytest -n $(TEST_JOBS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=term \
 	    --cov-fail-under=$(COVERAGE)) \
 	    $(addprefix --ignore=,$(WAITING_TESTS) $(TORTURE_TESTS)) $(PYTEST_FLAGS)
-	$(PY) -m pytest -n 4 --dist loadgroup $(PYTEST_FLAGS) $(WAITING_TESTS)
+	$(PY) -m pytest -n 4 --dist loadfile $(PYTEST_FLAGS) $(WAITING_TESTS)
 	$(PY) -m pytest $(PYTEST_FLAGS) $(TORTURE_TESTS)
 
 quick: $(VENV)/.installed-test  ## the tests that take seconds

@@ -12,16 +12,6 @@ from tests.cluster.jobs import Hosts, hosts
 from tests.launch.jobs import command, run
 from tests.launch.test_run import FLAKY, helium, write
 
-_HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together under ``--dist loadgroup``: they share a batch system."""
-    for item in items:
-        if item.path.parent == _HERE:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
 
 @pytest.fixture
 def cluster() -> Iterator[Hosts]:

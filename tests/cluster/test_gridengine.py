@@ -38,27 +38,34 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         try:
             warn(again)
         except AssertionError as error:
-            said = [path.read_text() for path in sorted(folder.glob("*/*")) if path.is_file()]
-            raise AssertionError("the third job has no results:\n" + "\n".join(said)) from error
+            raise AssertionError(f"the third job has no results:\n{said(again)}") from error
         _, told = engine.communicate(timeout=TIMEOUT_S)
     assert engine.returncode == 0, told
     return folder
 
 
-def exit_code(folder: Path) -> str:
-    """Return what qsub was told of the job's end."""
-    (code,) = re.findall(r"exited with exit code (\d+)", (folder / "told").read_text())
-    return str(code)
+def said(folder: Path) -> str:
+    """Return the texts of a job's folder: what it and its launcher said."""
+    names = ("told", "hosts.*", "input.o*", "input.run.json")
+    return "\n".join(
+        f"{path.name}: {path.read_text()}" for name in names for path in folder.glob(name)
+    )
+
+
+def assert_exit_code(folder: Path, code: int) -> None:
+    """Assert that qsub was told that the job ended so."""
+    told = (folder / "told").read_text()
+    assert re.findall(r"exited with exit code (\d+)", told) == [str(code)], said(folder)
 
 
 def test_one_host(jobs: Path, expected: bytes) -> None:
-    assert exit_code(jobs / "one") == "0"
+    assert_exit_code(jobs / "one", 0)
     assert_complete(jobs / "one", expected, n_ranks=1)
 
 
 def test_the_warning_before_the_limit_reaches_the_ranks(jobs: Path) -> None:
     folder = jobs / "limited"
-    assert exit_code(folder) == "75"
+    assert_exit_code(folder, 75)
     summary = read(folder / "input.run.json")
     assert (summary["status"], summary["stopped"]) == ("incomplete", "SIGUSR1")
     assert len(read_diary(folder / "diary")) == summary["n_computed"] > 0
@@ -66,6 +73,6 @@ def test_the_warning_before_the_limit_reaches_the_ranks(jobs: Path) -> None:
 
 def test_a_job_that_is_stopped_goes_back_into_the_queue(jobs: Path, expected: bytes) -> None:
     folder = jobs / "again"
-    assert exit_code(folder) == "0"
+    assert_exit_code(folder, 0)
     assert_complete(folder, expected, n_ranks=1)
     assert read(folder / "input.run.json")["n_reused"] >= 4
