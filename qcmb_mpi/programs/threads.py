@@ -11,15 +11,19 @@ Rules of this file
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 _CARRIERS = ("numpy", "scipy.linalg", "pyscf.lib", "tblite.library")
 _AS_IT_IS = nullcontext()
+_STATIC = (1, 0)  # omp_sched_static, in as many pieces as there are threads
+_schedules: dict[str, tuple[int, int]] = {}
 
 
 @functools.lru_cache(maxsize=16)
@@ -45,6 +49,23 @@ def set_threads(n_threads: int, *, is_known: bool = False) -> None:
     """
     controller = loaded_libraries() if is_known else ThreadpoolController()
     controller.limit(limits=n_threads)
+    for library in controller.select(user_api="openmp").lib_controllers:
+        _set_schedule(library, n_threads)
+
+
+def _set_schedule(library: LibController, n_threads: int) -> None:
+    """Have one thread take the loops of ``schedule(runtime)`` whole; more of them as it was.
+
+    GNU's default gives out iteration by iteration, and a program may have thousands in a
+    millisecond. One thread does them in the same order in either way.
+    """
+    if "OMP_SCHEDULE" in os.environ or not hasattr(library.dynlib, "omp_set_schedule"):
+        return
+    if library.filepath not in _schedules:
+        kind, chunk = ctypes.c_int(), ctypes.c_int()
+        library.dynlib.omp_get_schedule(ctypes.byref(kind), ctypes.byref(chunk))
+        _schedules[library.filepath] = kind.value, chunk.value
+    library.dynlib.omp_set_schedule(*(_STATIC if n_threads == 1 else _schedules[library.filepath]))
 
 
 def limited_threads(

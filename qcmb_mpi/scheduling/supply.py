@@ -27,9 +27,9 @@ _SMALL_SHARE = 0.25
 _ALIKE = 1.05
 _SOON_S = 1.2
 _N_LOOKAHEADS = 4.0
-# As many times `lookahead_tasks` an only agent gets before anything is measured: who sees to short
-# tasks is busy just then.
-_BLIND_FACTOR = 8
+# As many times `lookahead_tasks` an only agent gets before anything is measured. It is the first to
+# know how long they take, and its slots would have nothing to do while that is learnt here.
+_BLIND_FACTOR = 256
 
 
 class Supply:

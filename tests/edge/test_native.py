@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 import sys
@@ -474,6 +475,35 @@ def test_an_energy_that_is_not_there_is_an_error() -> None:
     calculator = Calculator("GFN2-xTB", np.array([2]), np.zeros((1, 3)))
     with pytest.raises(TBLiteRuntimeError, match="energy"):
         tblite_run._Kept(calculator).energy(Result())
+
+
+def schedules() -> list[tuple[int, int]]:
+    """Return kind and chunk of the loops whose schedule is chosen when they run."""
+    found = []
+    for library in ThreadpoolController().select(user_api="openmp").lib_controllers:
+        kind, chunk = ctypes.c_int(), ctypes.c_int()
+        library.dynlib.omp_get_schedule(ctypes.byref(kind), ctypes.byref(chunk))
+        found.append((kind.value & 0x7FFFFFFF, chunk.value))  # without omp_sched_monotonic
+    return found
+
+
+def test_one_thread_takes_loops_whole_and_the_bits_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_SCHEDULE", raising=False)
+    atoms = waters(3, np.random.default_rng(5), 0.0, 1)
+    kept = XtbCalculation(Asked("gfn2"), Means())
+    with threadpool_limits(1):
+        expected, before = bits(kept, atoms), schedules()
+        assert before
+        set_threads(1)
+        assert {kind for kind, _ in schedules()} == {1}
+        assert bits(kept, atoms) == expected
+        set_threads(2)
+        assert schedules() == before
+        monkeypatch.setenv("OMP_SCHEDULE", "guided")
+        set_threads(1)
+        assert schedules() == before
 
 
 def test_an_object_is_for_one_charge_and_spin_and_no_ghosts() -> None:

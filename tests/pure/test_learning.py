@@ -318,7 +318,7 @@ def test_small_tasks_are_trusted_a_little_because_large_ones_were_measured() -> 
 
 
 @pytest.mark.parametrize(
-    ("n_agents", "n_blind", "least", "most"), [(1, 18, 1999, 1999), (2, 4, 2, 8)]
+    ("n_agents", "n_blind", "least", "most"), [(1, 514, 1999, 1999), (2, 4, 2, 8)]
 )
 def test_an_only_agent_has_all_that_is_soon_over_once_one_task_was_measured(
     n_agents: int, n_blind: int, least: int, most: int
