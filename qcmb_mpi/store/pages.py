@@ -130,8 +130,9 @@ class _Tree:
             portions = [pages[i : i + _PAGES] for i in range(0, len(pages), _PAGES)]
             parts = [self._below(portion, block) for portion in portions]
             pages = np.concatenate([children for children, _ in parts])
-            seen = np.concatenate([seen, pages])
-            if len(np.unique(seen)) < len(seen):  # a circle, in which pages would multiply
+            # Not numpy.unique, whose first call takes as long to import as a small run to assemble.
+            seen = np.sort(np.concatenate([seen, pages]))
+            if (seen[1:] == seen[:-1]).any():  # a circle, in which pages would multiply
                 raise Odd
             found += [rows[rows["block"] == block] for _, rows in parts]
         raise Odd
