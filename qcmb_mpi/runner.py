@@ -70,6 +70,7 @@ def _run_on_pool(args: argparse.Namespace, ending: Ending) -> int:
         if server is not None:
             server.close()
     executor.leave(code)
+    gc.freeze()  # or the interpreter looks for garbage among all that was imported, to end
     return code
 
 
