@@ -23,9 +23,11 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ MOST_LOAD = 0.02
 MOST_US = 10.0
 N_PER_SLOT = 60
 SPREAD = 0.2  # of a task about what is predicted for its class, as the cost model expects it
+SEEDS = (1, 2, 3)  # which of the longest stragglers fails late is chance: one run says little
 N_HALVINGS = 2
 STEADY = 0.9  # of the most done in a second, on machines that are too large for the master
 FAULTS = ("--stragglers", "0.01", "--failures", "0.001")
@@ -164,8 +167,13 @@ def studies(scale: Scale, result_s: float) -> list[dict[str, Any]]:
     losses = ("--losses", scale.n_losses)
     many, fewer = ("--tasks", scale.n_tasks), ("--tasks", scale.n_others)
     small = ("--tasks", 2000, "--ranks", 1, "--slots", 4, "--result-seconds", result_s)
+    with ProcessPoolExecutor(len(SEEDS)) as pool:
+        draws = [
+            pool.submit(simulated, f"1-100 s, seed {seed}", *many, *mixed, *FAULTS, "--seed", seed)
+            for seed in SEEDS
+        ]
     return [
-        simulated("1-100 s, stragglers, failures", *many, *mixed, *FAULTS),
+        *(each.result() for each in draws),
         simulated("the same, fewer tasks", *fewer, *mixed, *FAULTS),
         simulated("fewer, ranks lost", *fewer, *mixed, *FAULTS, *losses),
         simulated("fewer, no faults", *fewer, *mixed),
@@ -230,11 +238,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def is_met(study: Sequence[dict[str, Any]], curves: Sequence[Sequence[dict[str, Any]]]) -> bool:
     """Tell whether large machines are used, the small one is not disturbed, and a task is cheap."""
-    first, last = study[0], study[-1]
+    used = statistics.median(row["efficiency"] for row in study[: len(SEEDS)])
     in_batches = max(curves[0], key=lambda row: row["n_slots"])
     return bool(
-        first["efficiency"] >= LIMIT
-        and last["master_load"] < MOST_LOAD
+        used >= LIMIT
+        and study[-1]["master_load"] < MOST_LOAD
         and in_batches["step_us_per_task"] < MOST_US
         and all(map(is_steady, curves))
     )

@@ -59,11 +59,13 @@ def test_a_curve_closes_in_on_the_largest_machine(
 
 
 def test_every_limit_counts(benchmark: ModuleType) -> None:
-    study = [{"efficiency": 0.96}, {"master_load": 0.01}]
+    draws = [{"efficiency": each} for each in (0.90, 0.96, 0.99)]
+    study = [*draws, {"master_load": 0.01}]
     small = {"n_slots": 1, "step_us_per_task": 50.0, "tasks_per_s": 100.0}
     large = {"n_slots": 9, "step_us_per_task": 5.0, "tasks_per_s": 95.0}
     assert benchmark.is_met(study, [[small, large]])
-    assert not benchmark.is_met([{"efficiency": 0.94}, study[1]], [[small, large]])
-    assert not benchmark.is_met([study[0], {"master_load": 0.03}], [[small, large]])
+    worse_draws = [draws[0], {"efficiency": 0.94}, draws[2]]
+    assert not benchmark.is_met([*worse_draws, study[-1]], [[small, large]])
+    assert not benchmark.is_met([*draws, {"master_load": 0.03}], [[small, large]])
     for worse in ({"step_us_per_task": 11.0}, {"tasks_per_s": 80.0}):
         assert not benchmark.is_met(study, [[small, {**large, **worse}]])
