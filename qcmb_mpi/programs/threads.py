@@ -2,7 +2,8 @@
 
 Environment variables (``OMP_NUM_THREADS``) are read once, when a library is loaded; QCEngine sets
 them around each calculation, which is too late for a library that lives in this process. Slots
-set them before anything is loaded; a harness makes sure here, whoever calls it.
+set them before anything is loaded; a harness makes sure here, whoever calls it. How one thread
+takes the loops of OpenMP is chosen here, too.
 
 Rules of this file
 ------------------
