@@ -31,16 +31,18 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from qcmb_mpi.errors import TransportError
 from qcmb_mpi.execution import mark
 from qcmb_mpi.execution.forkserver_main import NO_FORK, remove
-from qcmb_mpi.execution.outcome import Outcome
 from qcmb_mpi.execution.pipe import Pipe
 from qcmb_mpi.execution.tickets import Tickets
 from qcmb_mpi.machine import launcher, limits, threads
 from qcmb_mpi.machine.processes import cpu_s, kill_tree
+
+if TYPE_CHECKING:
+    from qcmb_mpi.execution.outcome import Outcome
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "

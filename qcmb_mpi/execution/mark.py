@@ -23,10 +23,10 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from qcmb_mpi.execution.outcome import Outcome
-from qcmb_mpi.execution.outcomes import pieced
+if TYPE_CHECKING:
+    from qcmb_mpi.execution.outcome import Outcome
 
 SIZE = 1 << 16
 _HEAD = struct.Struct("<qqqq")
@@ -121,6 +121,8 @@ def untold(fd: int, n_heard: int) -> list[Outcome]:
     n_heard : int
         Outcomes that it has told in its life.
     """
+    from qcmb_mpi.execution.outcomes import pieced  # NumPy: not before the fork server is started
+
     head = _read(fd)
     data = os.pread(fd, min(max(head[_HELD], 0), SIZE - _HEAD.size), _HEAD.size)
     return list(pieced(_sound(data)))[max(0, n_heard - head[_TOLD]) :]

@@ -47,6 +47,17 @@ def test_a_rank_that_only_computes_imports_no_scheduler_and_no_models() -> None:
         assert f"qcmb_mpi.{name}" not in imported
 
 
+def test_nothing_slow_is_imported_before_the_fork_server_is_started() -> None:
+    code = (
+        "import sys; import qcmb_mpi.cli; import qcmb_mpi.execution.forkserver; "
+        "import qcmb_mpi.warming; print(*sys.modules)"
+    )
+    imported = said(code)
+    assert "qcmb_mpi.execution.forkserver" in imported
+    for name in ("numpy", "qcelemental", "pydantic", "psutil", *SLOW):
+        assert name not in imported
+
+
 def test_a_server_of_bare_slots_imports_nothing_that_only_some_need() -> None:
     code = (
         "import sys; import qcmb_mpi.execution.forkserver_main; import qcmb_mpi.execution.slot; "
