@@ -60,6 +60,8 @@ def _run_on_pool(args: argparse.Namespace, ending: Ending) -> int:
         server = _start_server(args)
     try:
         with _starting_up():
+            if kind in ("mpi", "multiprocessing"):
+                _import_numpy()
             executor = _make_executor(kind, executor_config(args), server, args)
             executor.initialize()
         # Programs that run in this process must not write between the lines of the table.
@@ -251,8 +253,6 @@ def _start_server(args: argparse.Namespace) -> ForkServer:
 def _make_executor(
     kind: str, config: ExecutorConfig, server: ForkServer | None, args: argparse.Namespace
 ) -> Executor:
-    if kind in ("mpi", "multiprocessing"):
-        _import_numpy()
     if kind == "mpi":
         from qcmb_mpi.execution.executors.mpi import MPIExecutor
 

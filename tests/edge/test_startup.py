@@ -92,8 +92,11 @@ def test_an_input_of_json_is_planned_without_what_is_slow_to_import(tmp_path: Pa
 
 def test_a_process_that_computes_nothing_starts_no_threads_for_numpy() -> None:
     code = (
-        "import os, psutil; from qcmb_mpi import runner; runner._import_numpy(); import numpy; "
-        "print(psutil.Process().num_threads(), os.environ.get('OPENBLAS_NUM_THREADS'))"
+        "import os, psutil; from qcmb_mpi import cli, runner; "
+        "runner._on_master = lambda *_: print(psutil.Process().num_threads(), "
+        "os.environ.get('OPENBLAS_NUM_THREADS')) or 0; "
+        f"cli.main(['run', {str(EXAMPLES / 'helium-dimer.yaml')!r}, "
+        "'--executor', 'multiprocessing'])"
     )
     assert said(code) == ["1", "None"]
 
