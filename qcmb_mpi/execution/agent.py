@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qcmb_mpi.execution import slot_failures
-from qcmb_mpi.execution.backlog import Backlog
+from qcmb_mpi.execution.backlog import Backlog, least_worth_s
 from qcmb_mpi.execution.forkserver import ForkServer
 from qcmb_mpi.execution.guard import MemoryGuard
 from qcmb_mpi.execution.outcome import Failure
@@ -45,7 +45,6 @@ _OPENING_S = 240.0  # less than the master waits for an agent
 _BURIAL_S = 1.0
 # What a slot has at hand of short tasks: outcomes may wait in the slot, then here, meanwhile.
 _AHEAD_S = 0.15
-_LEAST_S = 0.02  # what is worth a message while there is much left
 _STOCK_S = 0.08
 _LATE_S = 0.2  # what has ended may be heard of so late, so that nobody is killed before
 _CALM_SHARE = 1 / 3
@@ -250,7 +249,7 @@ class Agent:
             return
         rest = list(self._pool.slots)
         aim_s = self._backlog.aim_s(_AHEAD_S, [self._ahead_s(slot) for slot in rest])
-        least_s = min(_LEAST_S, 0.5 * aim_s)
+        least_s = least_worth_s(aim_s)
         while able := [slot for slot in rest if self._may_have_more(slot, aim_s - least_s)]:
             slot = min(able, key=lambda each: (self._ahead_s(each), each.progressed_s))
             n_opening = sum(not each.is_ready for each in rest)

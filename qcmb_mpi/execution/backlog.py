@@ -20,7 +20,22 @@ _BATCH_S = 0.02
 _NEW_WEIGHT = 0.2
 _GUIDED = 2.0
 _LEAST_AHEAD_S = 0.01  # several times what it takes to ask for more, and to get it
+_LEAST_S = 0.02  # what is worth a message while there is much left
+# Later: a slot tells once that half of a batch is done, and is to get more then. It has half of the
+# aim at hand, while the aim has become less.
+_LEAST_SHARE = 0.25
 _OWN_S = 3e-5  # what a slot spends on a task besides computing it
+
+
+def least_worth_s(aim_s: float) -> float:
+    """Return how long tasks take that are worth a message to a slot.
+
+    Parameters
+    ----------
+    aim_s : float
+        How long a slot should be busy with what it has at hand.
+    """
+    return min(_LEAST_S, _LEAST_SHARE * aim_s)
 
 
 class Backlog(TaskQueue):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qcmb_mpi.execution import agent as agents
+from qcmb_mpi.execution import backlog as backlogs
 from qcmb_mpi.execution import slot as slots
 from qcmb_mpi.execution.agent import Agent
 from qcmb_mpi.execution.forkserver import SlotProcess
@@ -143,7 +144,7 @@ def test_slots_are_given_many_short_tasks_at_once(
     hear(agent, lambda news: sum(sizes(news)) == N_TASKS)
     for each in given:
         assert len(each) == len({id(slot) for slot, _ in each})
-    most_s = agents._AHEAD_S - agents._LEAST_S
+    most_s = agents._AHEAD_S - backlogs._LEAST_S
     assert all(ahead_s <= most_s for each in given for _, ahead_s in each)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcmb_mpi.execution.backlog import Backlog
+from qcmb_mpi.execution.backlog import Backlog, least_worth_s
 
 
 def ids(*numbers: int) -> np.ndarray:
@@ -113,3 +113,17 @@ def test_a_slot_has_less_at_hand_as_what_is_left_gets_less() -> None:
     assert aims[0] == 0.15
     assert aims == sorted(aims, reverse=True)
     assert aims[-1] == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("n_slots", [1, 4, 64])
+@pytest.mark.parametrize("share_s", [0.015, 0.03, 0.06, 0.2, 0.4, 3.0])
+def test_a_slot_that_has_done_half_of_a_batch_may_have_more(n_slots: int, share_s: float) -> None:
+    backlog = Backlog()
+    backlog.observe(0, 0.0001)
+    task_s = backlog.mean_s(0)
+    backlog.add(0, np.arange(round(n_slots * share_s / task_s)))
+    batch_s = backlog.aim_s(0.15, [0.0] * n_slots)
+    backlog.take(round(n_slots * batch_s / task_s))
+    left_s = batch_s / 2
+    aim_s = backlog.aim_s(0.15, [left_s] * n_slots)
+    assert left_s <= aim_s - least_worth_s(aim_s)
