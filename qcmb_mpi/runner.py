@@ -354,9 +354,14 @@ def _write(args: argparse.Namespace, files: Files, end: RunEnd, output: TextIO) 
         _write_pictures(files, end)
     if not args.quiet:
         if end.table:
-            table = shortened_table(end.table) if output.isatty() else end.table
+            table = shortened_table(end.table) if _is_screen(output) else end.table
             terminal.say(table, output)
         terminal.say(format_execution_summary(end.summary), sys.stderr)
+
+
+def _is_screen(output: TextIO) -> bool:
+    """Tell whether people read there; a rank does not know: its launcher may make it seem so."""
+    return output.isatty() and launcher.launcher(os.environ) is None
 
 
 def _write_pictures(files: Files, end: RunEnd) -> None:

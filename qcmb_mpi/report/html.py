@@ -181,7 +181,8 @@ def _run_context(
     n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
     bars = picture.bars if labels else ()
     names = {bar.row: task_name(labels[bar.row], chemistries) for bar in bars}
-    shares, in_use, queue = utilisation(rows, n_slots), memory(rows), waiting(rows)
+    shares, in_use = utilisation(rows, n_slots), memory(rows)
+    queue = waiting(rows, _n_open(run) if run else 0)
     over_time = {
         "utilisation": (shares, 1.0, "Share of slots at work over time", share, ""),
         "waiting": (queue, _round_up(queue), "Tasks that wait over time", "{:,.0f}".format, "n1"),

@@ -304,12 +304,14 @@ def _time_since(moments_s: Floats, events_s: Floats) -> Floats:
     return np.asarray(moments_s * n_before - sums[n_before], np.float64)
 
 
-def waiting(rows: TaskRows, *, n_bins: int = 200) -> Floats:
+def waiting(rows: TaskRows, n_open: int = 0, *, n_bins: int = 200) -> Floats:
     """Count the tasks that have not begun, over time.
 
     Parameters
     ----------
     rows : TaskRows
+    n_open : int, optional
+        Tasks that wait at the end.
     n_bins : int, optional
         Equal parts of the time from first start to last end.
 
@@ -322,7 +324,7 @@ def waiting(rows: TaskRows, *, n_bins: int = 200) -> Floats:
         return np.zeros(0)
     start_s = np.sort(rows.start_s - rows.start_s.min())
     begun = np.searchsorted(start_s, _edges_s(rows, n_bins)[1:], side="right")
-    return np.asarray(rows.stride * (len(rows) - begun), np.float64)
+    return np.asarray(n_open + rows.stride * (len(rows) - begun), np.float64)
 
 
 def memory(rows: TaskRows, *, n_bins: int = 200) -> Floats:

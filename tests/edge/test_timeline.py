@@ -125,6 +125,7 @@ def test_tasks_wait_until_they_begin() -> None:
     made = rows(start_s=[10.0, 10.0, 15.0, 17.0], seconds=[5.0, 2.5, 2.0, 3.0])
     assert waiting(made, n_bins=4).tolist() == [2.0, 1.0, 0.0, 0.0]
     assert waiting(replace(made, stride=3), n_bins=4).tolist() == [6.0, 3.0, 0.0, 0.0]
+    assert waiting(made, 7, n_bins=4).tolist() == [9.0, 8.0, 7.0, 7.0]
     assert len(waiting(NONE)) == 0
 
 

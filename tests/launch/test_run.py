@@ -90,6 +90,17 @@ def test_the_result_has_the_same_bytes_however_it_was_run(tmp_path: Path, progra
     assert len(set(results.values())) == 1
 
 
+def test_a_rank_whose_output_seems_a_terminal_prints_the_whole_table(tmp_path: Path) -> None:
+    source = write(tmp_path, helium(9))
+    tables = []
+    for n_ranks in (0, 2):
+        job = run(command("run", source, *FLAKY, n_ranks=n_ranks), cwd=tmp_path)
+        assert job.returncode == 0, job.stderr
+        tables.append([line.split() for line in job.stdout.split("\n") if "N/A" in line])
+    assert len(tables[0]) == 2 * 6  # 4 to 9 of 9 bodies, nocp and cp
+    assert tables[1] == tables[0]
+
+
 def test_every_rank_computes_and_a_dedicated_master_does_not(tmp_path: Path) -> None:
     source = write(tmp_path, helium(5, sleep=0.05))
     for words, idle in (([], set()), (["--dedicated-master"], {0})):
