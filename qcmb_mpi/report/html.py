@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -51,6 +52,7 @@ _DEFAULTS: dict[str, Any] = {
     "assembly_s": 0.0,
     "efficiency": None,
     "lower_bound_s": None,
+    "started": "",
 }
 
 
@@ -175,7 +177,11 @@ def _run_context(
 
     if material is None or len(material.rows) == 0:
         return {"slowest": run.get("slowest") or [] if run else []}
-    rows, labels = material.rows, material.labels
+    started = _started(run)
+    of_run = material.since(started) if started else material
+    is_earlier = len(of_run.rows) == 0
+    shown = material if is_earlier else of_run
+    rows, labels = shown.rows, shown.labels
     picture = gantt(rows)
     n_lanes = len(picture.lanes) + picture.n_hidden
     n_slots = max(int(run["n_slots"]) if run else 0, n_lanes)
@@ -189,6 +195,7 @@ def _run_context(
         "memory": (in_use, _round_up(in_use, 1024), "Memory over time", _size, "n5"),
     }
     return {
+        "is_earlier": is_earlier and run is not None and run["n_computed"] == 0,
         "gantt": Markup(figures.gantt_svg(picture, names)),  # noqa: S704
         "legend": _legend(picture),
         "n_hidden": picture.n_hidden,
@@ -204,6 +211,13 @@ def _run_context(
         "mean_utilisation": float(shares.mean()) if len(shares) else None,
         "slowest": (run or {}).get("slowest") if rows.stride > 1 else _slowest(rows, labels),
     }
+
+
+def _started(run: Mapping[str, Any] | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(run["started"]) if run else None
+    except ValueError:
+        return None
 
 
 def _legend(picture: Gantt) -> list[tuple[str, str]]:

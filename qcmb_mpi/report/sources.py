@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,12 @@ class Material:
     labels: list[str]
     parts: Parts | None = None
     chemistries: Mapping[str, str] = field(default_factory=dict)
+
+    def since(self, moment: datetime) -> Material:
+        """Keep the tasks that began then or later."""
+        kept = np.flatnonzero(self.rows.start_s >= moment.timestamp())
+        labels = [self.labels[row] for row in kept.tolist()] if self.labels else []
+        return replace(self, rows=self.rows.take(kept), labels=labels)
 
 
 def read_material(path: Path, document: Mapping[str, Any] | None = None) -> Material | None:

@@ -68,7 +68,7 @@ class RunSummary:
         When the run began, on the clock of every ``now``.
     n_ranks : int, optional
     started_at_s : float, optional
-        The date to show, seconds since the epoch; default now. Nothing is computed from it.
+        The date, seconds since the epoch; default now. No time is computed from it.
     """
 
     def __init__(
@@ -381,4 +381,4 @@ class RunSummary:
 
 
 def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

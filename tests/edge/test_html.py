@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from qcmb_mpi.store import Store
 from tests.edge.report_cases import done, make_result, make_rows
 from tests.toys import toy_expansion
 
+STARTED_AT_S = 1.8e9  # when the first of make_rows() begins
 VOID = {"meta", "br", "link", "hr", "img", "input"}
 
 
@@ -64,7 +66,8 @@ class Page(HTMLParser):
 
 
 def make_summary(**notes: Any) -> dict[str, Any]:
-    run = RunSummary(TaskSpace(toy_expansion(4)), "mpi", start_s=0.0, n_ranks=2)
+    space = TaskSpace(toy_expansion(4))
+    run = RunSummary(space, "mpi", start_s=0.0, n_ranks=2, started_at_s=STARTED_AT_S)
     run.agent_joined(AgentInfo(0, "node0", 4, 2, 2, 3 * 2**30))
     run.agent_joined(AgentInfo(1, "node1", 4, 2, 2, 900))
     run.agent_lost(AgentInfo(1, "node1", 4, 2, 2, 900), "its process has died")
@@ -166,6 +169,35 @@ def test_every_picture_is_well_formed() -> None:
         assert ElementTree.fromstring(picture).find(".//{*}text") is not None
         assert "nan" not in picture
         assert "inf" not in picture
+
+
+def test_pictures_are_of_the_last_run_alone() -> None:
+    rows, labels = make_rows(4)
+    moment_s = float(np.median(rows.start_s)) + 1e-6
+    moment = datetime.fromtimestamp(moment_s, timezone.utc)
+    last = Material(rows, labels).since(moment)
+    assert last.rows.task.tolist() == np.flatnonzero(rows.start_s > moment_s).tolist()
+    assert last.labels == [labels[task] for task in last.rows.task.tolist()]
+    drawn = render_report(None, make_summary() | {"started": moment.isoformat()}, last)
+    assert (
+        render_report(
+            None, make_summary() | {"started": moment.isoformat()}, Material(rows, labels)
+        )
+        == drawn
+    )
+    assert drawn != render_report(None, make_summary(), Material(rows, labels))
+
+
+@pytest.mark.parametrize("n_computed", [0, 13])
+def test_a_run_that_computed_nothing_shows_the_one_before(n_computed: int) -> None:
+    summary = make_summary() | {
+        "started": "2100-01-01T00:00:00.000+00:00",
+        "n_computed": n_computed,
+    }
+    words = Page(render_report(None, summary, Material(*make_rows(4)))).words()
+    assert "Who did what when" in words
+    assert "started 2100-01-01 00:00:00 UTC" in words
+    assert ("This run computed nothing" in words) == (n_computed == 0)
 
 
 def test_large_runs_make_small_pages() -> None:

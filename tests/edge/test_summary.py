@@ -91,7 +91,7 @@ def test_a_whole_run_adds_up() -> None:
     assert len(found["slowest"]) == 10
     assert found["versions"]["toy"] == "1.0, 1.1"
     assert found["prediction"]["median_relative_error"] is None
-    assert found["started"] == "1970-01-01T00:00:00+00:00"
+    assert found["started"] == "1970-01-01T00:00:00.000+00:00"
     json.dumps(found, allow_nan=False)
 
 
