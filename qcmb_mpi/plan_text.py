@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcmb_mpi.learned import in_words
-from qcmb_mpi.machine.limits import format_memory
 from qcmb_mpi.report.snapshot import format_duration
 from qcmb_mpi.scheduling.placement import counted, in_gb, plain
 
@@ -79,7 +78,7 @@ def _machine_lines(plan: Mapping[str, Any]) -> list[str]:
 
 def _of_granted(node: Mapping[str, Any]) -> str:
     granted_bytes = node["memory_granted_bytes"]
-    return f", 80 % of {format_memory(granted_bytes)} granted" if granted_bytes else ""
+    return f", 80 % of {in_gb(granted_bytes, 3)} granted" if granted_bytes else ""
 
 
 def _of_all(node: Mapping[str, Any]) -> str:

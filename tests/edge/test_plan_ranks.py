@@ -98,7 +98,7 @@ def test_one_rank_for_each_domain_is_advised(node: Node) -> None:
 def test_what_is_granted_of_a_node_is_said(node: Node) -> None:
     node(TWO_DOMAINS, n_granted=3)
     text = format_plan(plan())
-    assert ": 3 cores and 80 GB for tasks, 80 % of 93.13 GiB granted (the machine has 8" in text
+    assert ": 3 cores and 80 GB for tasks, 80 % of 100 GB granted (the machine has 8" in text
     assert "none: python -m qcmb_mpi run INPUT" in text
     assert "without MPI is as good" in format_plan(plan(n_ranks=2))
 
