@@ -171,7 +171,10 @@ class Agent:
     def _stock_s(self, slot: Slot) -> float:
         """Return how long a slot should be busy after the task that it is at; 0 if not known."""
         n, ahead_s = len(slot.outstanding), self._ahead_s(slot)
-        return 0.0 if n < 2 or slot.has_ended or ahead_s == math.inf else ahead_s * (n - 1) / n
+        if n < 2 or slot.has_ended or ahead_s == math.inf:
+            return 0.0
+        silent_s = self._clock() - slot.progressed_s  # it has gone on meanwhile
+        return ahead_s * (n - 1) / n - silent_s
 
     @property
     def _due_s(self) -> float:

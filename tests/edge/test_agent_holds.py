@@ -222,6 +222,20 @@ def test_a_calm_agent_obeys_at_once(calm_agent: Agent) -> None:
     assert any(isinstance(message, Returned) for message in calm_agent.poll(30.0))
 
 
+def test_a_stock_gets_less_while_nothing_is_heard(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_space(agent, ToyRecipe(MANY, seconds=0.001))
+    work(agent, range(N_TASKS))
+    hear(agent, lambda _: all(len(slot.outstanding) > 9 for slot in agent._pool.slots))
+    now = agent._clock()
+    found = []
+    for later_s in (0.0, 0.04):
+        monkeypatch.setattr(agent, "_clock", lambda later_s=later_s: now + later_s)
+        found.append([agent._stock_s(slot) for slot in agent._pool.slots])
+    assert found[1] == pytest.approx([stock_s - 0.04 for stock_s in found[0]])
+
+
 def test_an_agent_whose_slots_have_one_task_each_is_not_calm(agent: Agent) -> None:
     open_space(agent, ToyRecipe(MANY, seconds=0.12))
     work(agent, range(8))
