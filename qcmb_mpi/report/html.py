@@ -177,10 +177,7 @@ def _run_context(
 
     if material is None or len(material.rows) == 0:
         return {"slowest": run.get("slowest") or [] if run else []}
-    started = _started(run)
-    of_run = material.since(started) if started else material
-    is_earlier = len(of_run.rows) == 0
-    shown = material if is_earlier else of_run
+    shown = _of_last_run(material, run) if run else material
     rows, labels = shown.rows, shown.labels
     picture = gantt(rows)
     n_lanes = len(picture.lanes) + picture.n_hidden
@@ -195,7 +192,6 @@ def _run_context(
         "memory": (in_use, _round_up(in_use, 1024), "Memory over time", _size, "n5"),
     }
     return {
-        "is_earlier": is_earlier and run is not None and run["n_computed"] == 0,
         "gantt": Markup(figures.gantt_svg(picture, names)),  # noqa: S704
         "legend": _legend(picture),
         "n_hidden": picture.n_hidden,
@@ -213,11 +209,13 @@ def _run_context(
     }
 
 
-def _started(run: Mapping[str, Any] | None) -> datetime | None:
+def _of_last_run(material: Material, run: Mapping[str, Any]) -> Material:
+    """Keep the tasks of the run that the summary is of; all, if it computed none."""
     try:
-        return datetime.fromisoformat(run["started"]) if run else None
-    except ValueError:
-        return None
+        of_run = material.since(datetime.fromisoformat(run["started"]))
+    except ValueError:  # a summary without a date
+        return material
+    return of_run if len(of_run.rows) else material
 
 
 def _legend(picture: Gantt) -> list[tuple[str, str]]:
